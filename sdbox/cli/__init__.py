@@ -1,0 +1,53 @@
+"""The command line: one module a verb, which is imported when the verb is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from sdbox.cli.talk import complain
+from sdbox.errors import SdboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERBS = ("run", "doctor", "embedded")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave with the status of wrong usage."""
+        complain(f"{message}. See {self.prog} --help")
+        raise SystemExit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser(words).parse_args(words)
+    try:
+        status: int = parsed.run(parsed)
+    except SdboxError as error:
+        complain(str(error))
+        return error.exit_status
+    return status
+
+
+def _parser(words: Sequence[str]) -> Parser:
+    from sdbox import __version__
+
+    parser = Parser(
+        prog="sdbox",
+        description="Puts jobs in systemd scopes, with limits, isolation and an account of each.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    # Only what is needed: a launch must not pay for the other verbs.
+    for verb in words[:1] if words and words[0] in VERBS else VERBS:
+        importlib.import_module(f"sdbox.cli.{verb}").add_parser(verbs)
+    return parser

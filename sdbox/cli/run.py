@@ -1,0 +1,179 @@
+"""`sdbox run`: one job, from the command line to the same end as the payload's."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, TextIO
+
+from sdbox.box import Box
+from sdbox.cli import streams
+from sdbox.cli.signals import Signals, end_by
+from sdbox.cli.talk import complain
+from sdbox.directives import DIRECTIVES, OPTIONS
+from sdbox.errors import SdboxError
+from sdbox.helper import Helper
+from sdbox.host import CHOICES, locate
+from sdbox.launch import begin, caller, plan_for
+from sdbox.plan import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sdbox.result import Result
+
+_EPILOG = """\
+-p takes every directive, with the value syntax of systemd.resource-control(5) and
+systemd.exec(5):
+{directives}
+
+Exit status: the payload's; if it was ended by a signal, sdbox ends by the same signal.
+125 if sdbox failed, 126 if the command can't be executed, 127 if it is not there.
+"""
+
+
+def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
+    """Add `run` to the command line: the options follow from the table of directives."""
+    parser = verbs.add_parser(
+        "run",
+        help="run a command in a box",
+        usage="sdbox run [OPTION...] [--] COMMAND [ARGUMENT...]",
+        description="Runs a command in a box of its own: a transient systemd scope.",
+        epilog=_EPILOG.format(directives=_listed(DIRECTIVES)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run, assignments=[])
+    parser.add_argument(
+        "-p", "--property", action=_Assign, metavar="NAME=VALUE", help="set any directive"
+    )
+    sections: dict[str, argparse._ArgumentGroup] = {}
+    for flag, directive in OPTIONS.items():
+        if directive.section not in sections:
+            sections[directive.section] = parser.add_argument_group(directive.section)
+        option = directive.option
+        assert option is not None
+        sections[directive.section].add_argument(
+            flag,
+            action=_Assign,
+            nargs=0 if option.constant is not None else None,
+            const=option.constant,
+            metavar=option.metavar or directive.syntax.word,
+            help=f"{directive.help} ({directive.name})".replace("%", "%%"),
+        )
+    job = parser.add_argument_group("Job")
+    job.add_argument("--box", metavar="NAME", help="a box from the configuration")
+    job.add_argument("--config", metavar="FILE", help="instead of /etc/sdbox/sdbox.toml")
+    job.add_argument("--id", metavar="ID", help="its id; the unit is sdbox-ID.scope")
+    job.add_argument(
+        "--report", metavar="FILE", help="write how it ended and what it used, as JSON"
+    )
+    job.add_argument(
+        "--manager", choices=CHOICES, default="auto", help="the systemd to ask (default: auto)"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _listed(names: Iterable[str]) -> str:
+    import textwrap
+
+    return textwrap.fill(", ".join(names) + ".", 78, initial_indent="  ", subsequent_indent="  ")
+
+
+class _Assign(argparse.Action):
+    """Keeps options that set a directive in their order: later ones win, or add up."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        raw = self.const if self.nargs == 0 else values
+        namespace.assignments = [*namespace.assignments, (option_string, raw)]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the job; return its exit status, or end by its signal."""
+    streams.fill_standard()
+    signals = Signals()
+    box = _box(arguments)
+    with _report_file(arguments.report) as report, streams.terminal_kept():
+        endpoint = locate(arguments.manager, notice=complain)
+        plan = plan_for(
+            endpoint,
+            _command(arguments.command),
+            box,
+            job=arguments.id or new_id(),
+            caller=caller(ignored_signals=signals.ignored),
+        )
+        helper = Helper.fork(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
+        launch = begin(helper, plan, (0, 1, 2))
+        # From here on init prepares itself, while this process imports what talks to systemd.
+        from sdbox.cli.supervise import supervise
+
+        result = supervise(launch, endpoint=endpoint, helper=helper, signals=signals)
+        if report is not None:
+            _write(report, result)
+    return _end(result)
+
+
+def _box(arguments: argparse.Namespace) -> Box:
+    """Return the box that configuration and command line describe, the latter on top."""
+    from sdbox import config
+
+    configuration = config.load(arguments.config)
+    box = configuration.defaults
+    if arguments.box is not None:
+        box = box.merge(configuration.box(arguments.box))
+    for flag, raw in arguments.assignments:
+        box = box.merge(_assigned(flag, raw))
+    return box
+
+
+def _assigned(flag: str, raw: str) -> Box:
+    if flag in OPTIONS:
+        return Box.from_option(flag, raw, os.environ)
+    return Box.from_assignment(raw)
+
+
+def _command(words: Sequence[str]) -> Sequence[str]:
+    return words[1:] if words[:1] == ["--"] else words
+
+
+@contextlib.contextmanager
+def _report_file(path: str | None) -> Iterator[TextIO | None]:
+    """Open the report before the job starts, so that a path that can't be is told in time."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = open(path, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed below
+    except OSError as error:
+        raise SdboxError(
+            f"--report: {path!r}: {error.strerror}", hint="Name a file that can be written"
+        ) from None
+    with file:
+        yield file
+
+
+def _write(report: TextIO, result: Result) -> None:
+    import json
+
+    try:
+        json.dump(result.to_json(), report, indent=2)
+        report.write("\n")
+        report.flush()
+    except OSError as error:
+        # The job is done, and its status is what the caller needs most.
+        complain(f"--report: {report.name!r}: {error.strerror}")
+
+
+def _end(result: Result) -> int:
+    if result.reason not in ("exited", "signal"):
+        complain(result.message)
+    if result.signal is not None:
+        end_by(result.signal)
+    return result.exit_code or 0

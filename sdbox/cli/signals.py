@@ -1,0 +1,77 @@
+"""Signals that reach `sdbox run`, passed on to the payload.
+
+They are read from a signalfd, since only that tells who sent one: what the terminal sends (^C)
+has reached the payload already, which is in the same process group, and must not come twice.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import struct
+from typing import TYPE_CHECKING, NoReturn
+
+from sdbox.init.syscalls import signalfd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FORWARDED = frozenset(
+    {
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTSTP,
+        signal.SIGCONT,
+    }
+)
+# Sent by a terminal to all of its foreground process group.
+_FROM_TERMINAL = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP})
+# si_code of a signal that the kernel made, from its asm-generic/siginfo.h.
+_SI_KERNEL = 0x80
+# struct signalfd_siginfo: signo and code are its first and third number of 128 bytes.
+_SIZE = 128
+_NUMBER_AND_CODE = struct.Struct("=Iii")
+# What Python sets to be ignored at its start (signal(7) has them as deadly).
+_IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+
+
+class Signals:
+    """Takes over the signals of this process. `ignored` are those that its caller ignores."""
+
+    def __init__(self) -> None:
+        self.ignored = tuple(
+            number
+            for number in signal.valid_signals() - _IGNORED_BY_PYTHON
+            if signal.getsignal(number) == signal.SIG_IGN
+        )
+        wanted = FORWARDED - set(self.ignored)
+        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+        self.fd = signalfd({int(number) for number in wanted})
+
+    def forward(self, send: Callable[[int], None]) -> None:
+        """Pass on what has arrived; stop where a stop was asked for, until continued."""
+        data = os.read(self.fd, 16 * _SIZE)
+        for start in range(0, len(data), _SIZE):
+            number, _, code = _NUMBER_AND_CODE.unpack_from(data, start)
+            if code != _SI_KERNEL or number not in _FROM_TERMINAL:
+                send(number)
+            if number == signal.SIGTSTP:
+                # As the payload does, so that the shell sees its job stopped.
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def end_by(number: int) -> NoReturn:
+    """End this process by a signal, as the payload was."""
+    # The payload has dumped core where it should; this process is of no interest.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    # Not reached, unless this process is the first of a PID namespace, which signals spare.
+    os._exit(128 + number)

@@ -1,0 +1,18 @@
+"""What sdbox says to a person: single lines on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+
+def complain(line: str) -> None:
+    """Say what is wrong. A closed or full stderr is no reason to fail."""
+    try:
+        print(f"sdbox: {_printable(line)}", file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def _printable(line: str) -> str:
+    """Return the line without what could move a terminal's cursor or start a new line."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -1,0 +1,431 @@
+"""The table of directives: the one source of what a box can hold.
+
+Command line, configuration, help, JSON schema, the translation to D-Bus and what is read back
+from the cgroup all follow from a row. A directive is added by adding its row, and an operation
+of init where a scope needs one.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from sdbox import syntax, translate
+from sdbox.errors import InvalidDirective
+from sdbox.names import flag_of, split_cpus
+from sdbox.record import record
+from sdbox.translate import CgroupFile, UnitProperty
+from sdbox.values import Percent, Refused, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from sdbox.syntax import ListSyntax, Syntax
+
+
+def _as_given(raw: str, environment: Mapping[str, str]) -> object:
+    return raw
+
+
+__all__ = ["DIRECTIVES", "OPTIONS", "CgroupFile", "Directive", "Option", "UnitProperty", "find"]
+
+
+@record
+class Option:
+    """A directive's own command-line option."""
+
+    flag: str
+    metavar: str = ""
+    """Stands for the value in help texts; the syntax's own word where empty."""
+    constant: str | None = None
+    """What the option says by being there; None where it takes a value."""
+    repeats: bool = False
+    to_value: Callable[[str, Mapping[str, str]], object] = _as_given
+    """Raw text and the caller's environment to what the directive reads; raises Refused."""
+
+
+@record
+class Directive:
+    """One row: a setting under systemd's name, with systemd's meaning."""
+
+    name: str
+    syntax: Syntax | ListSyntax
+    section: str
+    help: str
+    option: Option | None = None
+    resets: tuple[str, ...] = ()
+    """The directives that an empty assignment empties. Such a directive accumulates."""
+    unit: Callable[[Any], tuple[UnitProperty, ...]] | None = None
+    """The value as properties of the unit. Where it is None, init keeps it."""
+    since: int = 0
+    """The first systemd that takes it on a scope; 0 where every supported one does."""
+    since_values: Mapping[Any, int] = MappingProxyType({})
+    """The same for values that came later."""
+    controller: str | None = None
+    """The cgroup controller that keeps it."""
+    files: Callable[[Any], tuple[CgroupFile, ...]] | None = None
+    """What to read back from the cgroup, where that can be known beforehand."""
+    watch: bool = False
+    """Whether sdbox can keep it by watching where the controller is not there."""
+    share_of: str = ""
+    """What a percentage is of: `memory` or `tasks`."""
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether assigning twice adds up instead of replacing."""
+        return bool(self.resets)
+
+    @property
+    def scope(self) -> str:
+        """Who keeps it for a scope: `unit` or `init`."""
+        return "init" if self.unit is None else "unit"
+
+    def needs_version(self, value: Any) -> int:
+        """The first systemd that takes this value on a scope; 0 where every supported one does."""
+        return max(self.since, self.since_values.get(value, 0))
+
+    def resolve(self, value: Any, totals: Mapping[str, int]) -> Any:
+        """`value` with a percentage made the number that it is on a host with these `totals`.
+
+        `totals` has bytes of physical memory under `memory`, and the most tasks the system can
+        have under `tasks`. Raises InvalidDirective where the number is one that is not taken.
+        """
+        if not self.share_of or not isinstance(value, Percent):
+            return value
+        return self.syntax.read(value.of(totals[self.share_of]), f"{self.name} ({value})")
+
+
+def _one_item(raw: str, environment: Mapping[str, str]) -> list[str]:
+    return [raw]
+
+
+def _only_cpus(raw: str, environment: Mapping[str, str]) -> list[str]:
+    # An option names the CPUs that are meant, not some more of them: it resets what was before.
+    return ["", *split_cpus(raw)]
+
+
+def _variable(raw: str, environment: Mapping[str, str]) -> list[str]:
+    if "=" in raw:
+        return [raw]
+    if raw not in environment:
+        raise Refused("is not in the environment", "Give NAME=VALUE, or set it before")
+    return [f"{raw}={environment[raw]}"]
+
+
+def _network(raw: str, environment: Mapping[str, str]) -> bool:
+    return flag_of({"none": True, "host": False}, raw)
+
+
+_LIMITS, _PLACEMENT, _FILES, _ISOLATION, _PROCESS = (
+    "Limits",
+    "Unit",
+    "Files",
+    "Isolation",
+    "Process",
+)
+
+_BINDS = ("BindPaths", "BindReadOnlyPaths")
+
+_TABLE = (
+    Directive(
+        name="MemoryMax",
+        syntax=syntax.MEMORY_LIMIT,
+        section=_LIMITS,
+        help="the most memory the job may have; beyond it, it is ended",
+        option=Option(flag="--memory"),
+        unit=translate.unit_number("MemoryMax"),
+        controller="memory",
+        files=translate.cgroup_file("memory.max", translate.pages),
+        watch=True,
+        share_of="memory",
+    ),
+    Directive(
+        name="MemoryHigh",
+        syntax=syntax.MEMORY_MARK,
+        section=_LIMITS,
+        help="memory above which the job is slowed down and reclaimed from",
+        option=Option(flag="--memory-high"),
+        unit=translate.unit_number("MemoryHigh"),
+        controller="memory",
+        files=translate.cgroup_file("memory.high", translate.pages),
+        share_of="memory",
+    ),
+    Directive(
+        name="MemorySwapMax",
+        syntax=syntax.SWAP_LIMIT,
+        section=_LIMITS,
+        help="the most swap the job may have; 0 where only MemoryMax is given",
+        option=Option(flag="--swap"),
+        unit=translate.unit_number("MemorySwapMax"),
+        controller="memory",
+        files=translate.cgroup_file("memory.swap.max", translate.pages),
+    ),
+    Directive(
+        name="TasksMax",
+        syntax=syntax.TASKS,
+        section=_LIMITS,
+        help="the most processes and threads the job may have",
+        option=Option(flag="--tasks"),
+        unit=translate.unit_number("TasksMax"),
+        controller="pids",
+        files=translate.cgroup_file("pids.max", translate.number_or_max),
+        share_of="tasks",
+    ),
+    Directive(
+        name="CPUQuota",
+        syntax=syntax.QUOTA,
+        section=_LIMITS,
+        help="the most CPU time the job may have; 200% is two whole CPUs",
+        option=Option(flag="--cpu-quota"),
+        unit=translate.quota_property,
+        controller="cpu",
+        files=translate.cgroup_file("cpu.max", translate.cpu_max),
+    ),
+    Directive(
+        name="CPUWeight",
+        syntax=syntax.WEIGHT,
+        section=_LIMITS,
+        help="the job's share where CPU time is short; 100 is usual",
+        option=Option(flag="--cpu-weight"),
+        unit=translate.weight_property,
+        since_values={"idle": 252},
+        controller="cpu",
+        files=translate.weight_files,
+    ),
+    Directive(
+        name="AllowedCPUs",
+        syntax=syntax.CPUS,
+        section=_LIMITS,
+        help="the CPUs the job may run on, kept by the kernel's cpuset",
+        option=Option(flag="--allowed-cpus", to_value=_only_cpus),
+        resets=("AllowedCPUs",),
+        unit=translate.cpus_property,
+        controller="cpuset",
+        files=translate.cgroup_file("cpuset.cpus", translate.ranges),
+    ),
+    Directive(
+        name="CPUAffinity",
+        syntax=syntax.CPUS,
+        section=_LIMITS,
+        help="the CPUs the job starts on; it may change that itself",
+        option=Option(flag="--cpu-affinity", to_value=_only_cpus),
+        resets=("CPUAffinity",),
+    ),
+    Directive(
+        name="IOReadBandwidthMax",
+        syntax=syntax.DEVICE_RATES,
+        section=_LIMITS,
+        help="bytes a second the job may read from the device that holds a path",
+        resets=("IOReadBandwidthMax",),
+        unit=translate.rates_property("IOReadBandwidthMax"),
+        controller="io",
+    ),
+    Directive(
+        name="IOWriteBandwidthMax",
+        syntax=syntax.DEVICE_RATES,
+        section=_LIMITS,
+        help="bytes a second the job may write to the device that holds a path",
+        resets=("IOWriteBandwidthMax",),
+        unit=translate.rates_property("IOWriteBandwidthMax"),
+        controller="io",
+    ),
+    Directive(
+        name="RuntimeMaxSec",
+        syntax=syntax.SPAN,
+        section=_LIMITS,
+        help="how long the job may take; then it is ended",
+        option=Option(flag="--wall"),
+        unit=translate.unit_number("RuntimeMaxUSec"),
+    ),
+    Directive(
+        name="OOMPolicy",
+        syntax=syntax.OOM_POLICY,
+        section=_LIMITS,
+        help="what becomes of the job when the kernel kills one of its processes for memory",
+        unit=translate.unit_property("OOMPolicy", "s"),
+        since=253,
+    ),
+    Directive(
+        name="PrivateTmp",
+        syntax=syntax.PRIVATE_TMP,
+        section=_ISOLATION,
+        help="its own empty /tmp and /var/tmp, gone when it ends",
+        option=Option(flag="--private-tmp", constant="yes"),
+    ),
+    Directive(
+        name="PrivatePIDs",
+        syntax=syntax.BOOLEAN,
+        section=_ISOLATION,
+        help="its own PID namespace: it sees its own processes only",
+        option=Option(flag="--pid-namespace", constant="yes"),
+    ),
+    Directive(
+        name="PrivateIPC",
+        syntax=syntax.BOOLEAN,
+        section=_ISOLATION,
+        help="its own System V and POSIX shared memory, semaphores and queues",
+        option=Option(flag="--private-ipc", constant="yes"),
+    ),
+    Directive(
+        name="PrivateNetwork",
+        syntax=syntax.BOOLEAN,
+        section=_ISOLATION,
+        help="no network but its own lo",
+        option=Option(flag="--network", metavar="none|host", to_value=_network),
+    ),
+    Directive(
+        name="NoNewPrivileges",
+        syntax=syntax.BOOLEAN,
+        section=_ISOLATION,
+        help="set-user-ID programs and file capabilities give it nothing",
+        option=Option(flag="--no-new-privileges", constant="yes"),
+    ),
+    Directive(
+        name="RootDirectory",
+        syntax=syntax.PATH,
+        section=_FILES,
+        help="the directory that becomes its /",
+        option=Option(flag="--root"),
+    ),
+    Directive(
+        name="BindPaths",
+        syntax=syntax.BINDS,
+        section=_FILES,
+        help="a file or directory to be seen at DST as well",
+        option=Option(flag="--bind", repeats=True, to_value=_one_item),
+        resets=_BINDS,
+    ),
+    Directive(
+        name="BindReadOnlyPaths",
+        syntax=syntax.BINDS,
+        section=_FILES,
+        help="the same, and it can't be written to there",
+        option=Option(flag="--bind-ro", repeats=True, to_value=_one_item),
+        resets=_BINDS,
+    ),
+    Directive(
+        name="WorkingDirectory",
+        syntax=syntax.DIRECTORY,
+        section=_PROCESS,
+        help="where it starts; the caller's own directory if not said",
+        option=Option(flag="--chdir"),
+    ),
+    Directive(
+        name="User",
+        syntax=syntax.ACCOUNT,
+        section=_PROCESS,
+        help="the user it runs as, with all the user's groups",
+        option=Option(flag="--user"),
+    ),
+    Directive(
+        name="Group",
+        syntax=syntax.ACCOUNT,
+        section=_PROCESS,
+        help="the group it runs as, instead of the user's own",
+        option=Option(flag="--group"),
+    ),
+    Directive(
+        name="Environment",
+        syntax=syntax.VARIABLES,
+        section=_PROCESS,
+        help="a variable in its environment; NAME alone takes the caller's value",
+        option=Option(flag="--env", metavar="NAME[=VALUE]", repeats=True, to_value=_variable),
+        resets=("Environment",),
+    ),
+    Directive(
+        name="KillSignal",
+        syntax=syntax.SIGNAL,
+        section=_PROCESS,
+        help="the signal that asks it to stop; SIGTERM if not said",
+        option=Option(flag="--stop-signal"),
+        unit=translate.unit_property("KillSignal", "i"),
+    ),
+    Directive(
+        name="TimeoutStopSec",
+        syntax=syntax.SPAN,
+        section=_PROCESS,
+        help="how long it may take to stop before it is killed",
+        option=Option(flag="--stop-timeout"),
+        unit=translate.unit_number("TimeoutStopUSec"),
+    ),
+    *(
+        Directive(name=f"Limit{name}", syntax=of, section=_PROCESS, help=f"setrlimit(2): {what}")
+        for name, of, what in (
+            ("CPU", syntax.LIMIT_SECONDS, "CPU time of a process"),
+            ("FSIZE", syntax.LIMIT_SIZE, "size of a file that it writes"),
+            ("DATA", syntax.LIMIT_SIZE, "data segment of a process"),
+            ("STACK", syntax.LIMIT_SIZE, "stack of a process"),
+            ("CORE", syntax.LIMIT_SIZE, "size of a core dump"),
+            ("RSS", syntax.LIMIT_SIZE, "resident memory; Linux ignores it"),
+            ("NOFILE", syntax.LIMIT_NUMBER, "open files of a process"),
+            ("AS", syntax.LIMIT_SIZE, "address space of a process"),
+            ("NPROC", syntax.LIMIT_NUMBER, "processes of its user"),
+            ("MEMLOCK", syntax.LIMIT_SIZE, "memory that a process locks"),
+            ("LOCKS", syntax.LIMIT_NUMBER, "file locks; Linux ignores it"),
+            ("SIGPENDING", syntax.LIMIT_NUMBER, "queued signals of its user"),
+            ("MSGQUEUE", syntax.LIMIT_SIZE, "bytes in POSIX message queues of its user"),
+            ("NICE", syntax.LIMIT_NICE, "the best nice value it may take"),
+            ("RTPRIO", syntax.LIMIT_NUMBER, "the highest real-time priority it may take"),
+            ("RTTIME", syntax.LIMIT_USEC, "real-time CPU time without a blocking call"),
+        )
+    ),
+    Directive(
+        name="Slice",
+        syntax=syntax.SLICE,
+        section=_PLACEMENT,
+        help="the slice that its unit is put in; sdbox.slice if not said",
+        option=Option(flag="--slice"),
+        unit=translate.unit_property("Slice", "s"),
+    ),
+    Directive(
+        name="Description",
+        syntax=syntax.LINE,
+        section=_PLACEMENT,
+        help="what systemctl and the journal call it",
+        option=Option(flag="--description"),
+        unit=translate.unit_property("Description", "s"),
+    ),
+)
+
+DIRECTIVES: Mapping[str, Directive] = {row.name: row for row in _TABLE}
+"""Every directive by its name, in the order in which help and boxes list them."""
+
+OPTIONS: Mapping[str, Directive] = {row.option.flag: row for row in _TABLE if row.option}
+"""The directives that have a command-line option, by that option."""
+
+
+def find(name: str) -> Directive:
+    """The directive called `name`. Raises InvalidDirective, naming the closest that there is."""
+    if name in DIRECTIVES:
+        return DIRECTIVES[name]
+    raise InvalidDirective(f"{_shown_name(name)}: no such directive", hint=_closest(name))
+
+
+def _shown_name(name: str) -> str:
+    return name if name.isidentifier() and len(name) <= 80 else shown(name)
+
+
+def _closest(name: str) -> str:
+    import difflib
+
+    lower = {known.lower(): known for known in DIRECTIVES}
+    close = difflib.get_close_matches(name[:80].lower(), lower, n=1)
+    question = f"Did you mean {lower[close[0]]}? " if close else ""
+    return question + "`sdbox run --help` lists them"
+
+
+def option_value(flag: str, raw: str, environment: Mapping[str, str]) -> object:
+    """What the directive of option `flag` reads, from the option's raw text.
+
+    An option with an empty value is refused: it comes from a variable that is not set, and
+    must not quietly take a limit away. Raises InvalidDirective.
+    """
+    directive = OPTIONS[flag]
+    option = directive.option or Option(flag=flag)
+    try:
+        if not raw:
+            raise Refused("says nothing")
+        return option.to_value(raw, environment)
+    except Refused as refusal:
+        raise syntax.invalid(directive.syntax, raw, refusal, flag) from None

@@ -1,0 +1,147 @@
+"""What this host can enforce, by whom, and the remedy for what it can't."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sdbox.directives import DIRECTIVES
+from sdbox.errors import SdboxError
+from sdbox.launcher import Launcher
+from sdbox.plan import keeper
+
+if TYPE_CHECKING:
+    from sdbox.directives import Directive
+    from sdbox.host import Choice, Host
+    from sdbox.result import Enforcement
+
+# The last of what is used came with 5.14, cgroup.kill; process descriptors and mount_setattr
+# were there before.
+_OLDEST_LINUX = (5, 14)
+
+# The namespaces that init makes, by their file in /proc/self/ns.
+_NAMESPACES = {
+    "mnt": "RootDirectory, BindPaths, PrivateTmp",
+    "pid": "PrivatePIDs",
+    "ipc": "PrivateIPC",
+    "net": "PrivateNetwork",
+}
+
+_V1 = "/sys/fs/cgroup"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing looked at: is it as it must be, what was seen, and the remedy if not."""
+
+    name: str
+    good: bool
+    seen: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keeping:
+    """One directive: who keeps it on this host, and the remedy where that is not the best."""
+
+    directive: str
+    kept_by: Enforcement | Literal["refused"]
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examination:
+    """All that was found. `manager` is the kind that a launch uses, or None where none can be."""
+
+    manager: str | None
+    findings: tuple[Finding, ...]
+    directives: tuple[Keeping, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether jobs can be started here."""
+        return all(finding.good for finding in self.findings)
+
+
+def examine(choice: Choice) -> Examination:
+    """Look at this host. Boots the embedded manager, as a launch would, where that is the one."""
+    findings = (_linux(), _root(), *_namespaces())
+    try:
+        host, version = asyncio.run(_ask(choice))
+    except SdboxError as error:
+        manager = Finding(name="manager", good=False, seen=error.message, remedy=error.hint)
+        return Examination(manager=None, findings=(*findings, manager), directives=())
+    manager = Finding(name="manager", good=True, seen=f"{host.manager}, systemd {version}")
+    return Examination(
+        manager=host.manager,
+        findings=(*findings, manager, _controllers(host)),
+        directives=tuple(_keeping(row, host, version) for row in DIRECTIVES.values()),
+    )
+
+
+async def _ask(choice: Choice) -> tuple[Host, int]:
+    """Go the way that a launch goes, up to the manager's answer."""
+    async with Launcher(manager=choice) as launcher:
+        return launcher.host, launcher.systemd_version
+
+
+def _linux() -> Finding:
+    release = platform.release()
+    numbers = [int(part) for part in release.split("-")[0].split(".")[:2] if part.isdecimal()]
+    oldest = ".".join(map(str, _OLDEST_LINUX))
+    return Finding(
+        name="Linux",
+        good=tuple(numbers) >= _OLDEST_LINUX,
+        seen=release,
+        remedy=f"Linux {oldest} or newer is needed",
+    )
+
+
+def _root() -> Finding:
+    uid = os.geteuid()
+    return Finding(name="user", good=uid == 0, seen=f"uid {uid}", remedy="Run sdbox as root")
+
+
+def _namespaces() -> list[Finding]:
+    return [
+        Finding(
+            name=f"{name} namespace",
+            good=Path("/proc/self/ns", name).exists(),
+            seen=f"for {use}",
+            remedy=f"Boot a kernel that has {name} namespaces",
+        )
+        for name, use in _NAMESPACES.items()
+    ]
+
+
+def _controllers(host: Host) -> Finding:
+    # No fault: what has no controller is watched or refused, directive by directive.
+    return Finding(
+        name="controllers", good=True, seen=" ".join(sorted(host.controllers)) or "none"
+    )
+
+
+def _keeping(directive: Directive, host: Host, version: int) -> Keeping:
+    if directive.since > version:
+        remedy = f"systemd {directive.since} or newer sets it on a scope"
+        return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
+    kept_by = keeper(directive, host)
+    lacks_controller = kept_by in (None, "watch")
+    return Keeping(
+        directive=directive.name,
+        kept_by=kept_by or "refused",
+        remedy=_remedy(directive.controller or "") if lacks_controller else "",
+    )
+
+
+def _remedy(controller: str) -> str:
+    """Return what would give units this controller."""
+    # On a v1 or hybrid machine each controller is held by the hierarchy that it is mounted in.
+    name = {"io": "blkio"}.get(controller, controller)
+    if Path(_V1, name).is_dir():
+        return f"cgroup v1 holds it: boot the machine with cgroup_no_v1={name}"
+    return f"give this machine's cgroup the {controller} controller (cgroup.subtree_control above)"

@@ -1,0 +1,52 @@
+"""The embedded manager's own part of the machine's cgroup tree."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+
+_UNIT_SUFFIXES = (".scope", ".service")
+
+
+def manager_root(mount: str, parent: str, name: str) -> Path:
+    """Return the directory of the manager's root cgroup."""
+    return Path(f"{mount}{parent}", f"sdbox-{name}")
+
+
+def count_units(slice_directory: Path) -> int:
+    """Return how many units have a cgroup in a slice, at any depth; 0 where there is no slice."""
+    below = (name for _, names, _ in os.walk(slice_directory) for name in names)
+    return sum(name.endswith(_UNIT_SUFFIXES) for name in below)
+
+
+def populated(cgroup: Path) -> bool:
+    """Tell whether there is a live process in the cgroup or below."""
+    return "populated 1" in Path(cgroup, "cgroup.events").read_text()
+
+
+def remove(cgroup: Path, timeout: float) -> None:
+    """Kill what is left in the cgroup and below, then remove all. OSError if it stays busy."""
+    if not cgroup.is_dir():
+        return
+    kill(cgroup, timeout)
+    for path, names, _ in os.walk(cgroup, topdown=False):
+        for name in names:
+            Path(path, name).rmdir()
+    pass
+
+
+def kill(cgroup: Path, timeout: float) -> None:
+    """Kill every process in the cgroup and below, and wait until they are dead."""
+    deadline = time.monotonic() + timeout
+    with Path(cgroup, "cgroup.events").open() as events:
+        poll = select.poll()
+        # cgroups(7): a change of cgroup.events wakes poll(2) with POLLPRI.
+        poll.register(events, select.POLLPRI)
+        if populated(cgroup):
+            Path(cgroup, "cgroup.kill").write_text("1")
+        while populated(cgroup) and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            events.seek(0)
+            events.read()

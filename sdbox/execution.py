@@ -1,0 +1,144 @@
+"""The second half of one launch: a blocked init gets its unit, is verified in it, and released."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdbox.cgroup import Cgroup
+from sdbox.errors import LaunchFailed, SdboxError, Unenforceable
+from sdbox.job import Job
+from sdbox.plan import check_version
+from sdbox.report import Report
+
+if TYPE_CHECKING:
+    from sdbox.helper import Helper
+    from sdbox.host import Endpoint
+    from sdbox.launch import Launch
+    from sdbox.manager import Manager
+    from sdbox.plan import Plan
+
+# systemd issue 36781: a scope can be found dead right after its start, its processes living.
+_PLACING_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """What a launcher holds: the manager, how it is reached, and the helper."""
+
+    endpoint: Endpoint
+    manager: Manager
+    helper: Helper
+
+
+async def execute(connection: Connection, launch: Launch) -> Job:
+    """Carry out a launch that has begun; return when the payload runs. On failure nothing stays.
+
+    Raises LaunchFailed, Unenforceable, ManagerUnavailable, ManagerRefused and TimedOut.
+    """
+    report = Report(launch.report)
+    try:
+        check_version(launch.plan, connection.manager.version)
+        init_pid, cgroup = await _place(connection, launch.plan, report)
+        try:
+            return await _release(connection, launch.plan, report, init_pid, cgroup)
+        except BaseException:
+            cgroup.close()
+            raise
+    except BaseException:
+        report.close()
+        await asyncio.shield(_clean_up(connection, launch.plan))
+        raise
+
+
+async def _place(connection: Connection, plan: Plan, report: Report) -> tuple[int, Cgroup]:
+    """Put init into its unit. Return its PID, as this process sees it, and the unit's cgroup."""
+    inner_pid, pidfd = await connection.helper.launched(plan.job)
+    try:
+        init_pid = _pid(pidfd)
+        for _ in range(_PLACING_TRIES):
+            await connection.manager.start_scope(
+                plan.unit, plan.properties, pids=[inner_pid], pidfds=[pidfd]
+            )
+            cgroup = _open_cgroup(connection.endpoint, plan)
+            if cgroup is not None and init_pid in cgroup.processes():
+                return init_pid, cgroup
+            await connection.manager.destroy(plan.unit)
+        raise LaunchFailed(
+            f"{plan.unit}: systemd started it without the job in it",
+            hint="Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258",
+        )
+    except SdboxError:
+        await _prefer_inits_word(report, pidfd)
+        raise
+    finally:
+        os.close(pidfd)
+
+
+async def _prefer_inits_word(report: Report, pidfd: int) -> None:
+    """Raise what init failed at, if that is why systemd did not find it."""
+    if select.select([pidfd], [], [], 0)[0]:
+        await report.started
+
+
+async def _release(
+    connection: Connection, plan: Plan, report: Report, init_pid: int, cgroup: Cgroup
+) -> Job:
+    _read_back(plan, cgroup)
+    connection.helper.placed(plan.job, cgroup.fd)
+    report.release(cgroup.fd)
+    payload = await report.started
+    return Job(
+        plan=plan,
+        init_pid=init_pid,
+        payload=payload,
+        report=report,
+        cgroup=cgroup,
+        manager=connection.manager,
+        helper=connection.helper,
+    )
+
+
+def _read_back(plan: Plan, cgroup: Cgroup) -> None:
+    """Make sure that the kernel has what was asked for: systemd says `done` without it, too."""
+    for file in plan.files:
+        contents = cgroup.read(file.name)
+        if contents != file.contents:
+            raise Unenforceable(
+                f"{plan.unit}: {file.name} is {contents}, where {file.contents} was asked for",
+                hint="See `sdbox doctor` for the controllers that units have here",
+            )
+
+
+async def _clean_up(connection: Connection, plan: Plan) -> None:
+    """Leave nothing of a launch that failed. Init has gone, or goes now that nobody listens."""
+    with contextlib.suppress(SdboxError):
+        await connection.manager.destroy(plan.unit)
+    connection.helper.forget(plan.job)
+
+
+def _open_cgroup(endpoint: Endpoint, plan: Plan) -> Cgroup | None:
+    with contextlib.suppress(SdboxError):
+        return Cgroup.open(f"{endpoint.cgroup_root}{slice_path(plan.slice)}/{plan.unit}")
+    return None
+
+
+def slice_path(name: str) -> str:
+    """Return the cgroup of a slice: `a-b.slice` is in `a.slice` (systemd.slice(5))."""
+    if name == "-.slice":
+        return ""
+    levels = name.removesuffix(".slice").split("-")
+    return "".join(f"/{'-'.join(levels[:n])}.slice" for n in range(1, len(levels) + 1))
+
+
+def _pid(pidfd: int) -> int:
+    """Return the PID that a process descriptor stands for in this process's namespace."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    raise LaunchFailed("/proc shows no PID for init", hint="Mount /proc of this PID namespace")

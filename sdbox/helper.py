@@ -1,0 +1,248 @@
+"""The supervisor's end of the helper: starts it, and asks it for inits.
+
+What the helper does is in `sdbox.init.helper`; this module must stay importable without asyncio,
+since `sdbox run` starts its helper before it imports the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sdbox.errors import LaunchFailed, ManagerUnavailable
+from sdbox.init import syscalls, wire
+
+if TYPE_CHECKING:
+    import asyncio
+    import subprocess
+
+Streams = tuple[int, int, int]
+Answer = tuple[list[bytes], list[int]]
+
+_PROGRAM = (
+    "import sys; sys.path.append({root!r}); from sdbox.init.helper import main; main(*{arguments})"
+)
+
+
+class Helper:
+    """A running helper process. `control` is the socket to it, `pid` its process."""
+
+    def __init__(
+        self, control: socket.socket, pid: int, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.control = control
+        self.pid = pid
+        self._process = process
+        self._answers: dict[bytes, asyncio.Future[Answer]] = {}
+        self._forgotten: set[bytes] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def fork(cls, *, pid_namespace: int | None = None, cgroup: str | None = None) -> Helper:
+        """Fork the helper off this process, which must have one thread and little imported.
+
+        `pid_namespace` is a process file descriptor; boxes are born in that process's namespace.
+        `cgroup` is where they are born, where it can't be the caller's own.
+        """
+        ours, theirs, supervisor = _connection()
+        with _children_in(pid_namespace):
+            pid = os.fork()
+            if pid == 0:
+                _be_helper(theirs.fileno(), supervisor, cgroup)
+        theirs.close()
+        os.close(supervisor)
+        return cls(ours, pid)
+
+    @classmethod
+    def spawn(cls, *, pid_namespace: int | None = None, cgroup: str | None = None) -> Helper:
+        """Start the helper as a program of its own, from a process of any size."""
+        import subprocess
+
+        ours, theirs, supervisor = _connection()
+        fds = (theirs.fileno(), supervisor)
+        program = _PROGRAM.format(root=str(Path(__file__).parent.parent), arguments=(*fds, cgroup))
+        with _children_in(pid_namespace):
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", program],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=fds,
+                env={},
+            )
+        theirs.close()
+        os.close(supervisor)
+        return cls(ours, process.pid, process)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have answers read by this loop."""
+        self._loop = loop
+        loop.add_reader(self.control.fileno(), self._on_answer)
+
+    def send_launch(
+        self, key: str, spec: Mapping[str, Any], report: socket.socket, streams: Streams
+    ) -> None:
+        """Have an init forked. What came of it, `launched` tells."""
+        memory = os.memfd_create("sdbox-spec", os.MFD_CLOEXEC)
+        try:
+            with open(memory, "wb", closefd=False) as file:  # noqa: PTH123 - a descriptor
+                marshal.dump(dict(spec), file)
+            os.lseek(memory, 0, os.SEEK_SET)
+            self._send("launch", key, (memory, report.fileno(), *streams))
+        finally:
+            os.close(memory)
+
+    async def launched(self, key: str) -> tuple[int, int]:
+        """Return the PID of a forked init, as the helper sees it, and its descriptor."""
+        fields, fds = await self._answer(key)
+        if fields[0] == b"error":
+            raise launch_error(*fields[2:])
+        return int(fields[2]), fds[0]
+
+    async def connect(self, path: str) -> socket.socket:
+        """Return a connection to a stream socket, made by the helper."""
+        self._send("connect", path, ())
+        fields, fds = await self._answer(path)
+        sock = socket.socket(fileno=fds[0])
+        if number := int(fields[2]):
+            sock.close()
+            raise ManagerUnavailable(
+                f"{path}: {os.strerror(number)}", hint="`sdbox doctor` tells what is there"
+            )
+        return sock
+
+    def placed(self, key: str, cgroup: int) -> None:
+        """Tell the helper the unit's cgroup: what to end, should this process vanish."""
+        self._send("placed", key, (cgroup,))
+
+    async def finish(self, key: str) -> str:
+        """Have the private directories of an ended box removed; return what was in the way."""
+        self._send("finish", key, ())
+        fields, _ = await self._answer(key)
+        return os.fsdecode(fields[2])
+
+    def forget(self, key: str) -> None:
+        """Have what is left of a launch that failed cleaned up, without waiting."""
+        name = os.fsencode(key)
+        answer = self._answers.pop(name, None)
+        if answer is not None and answer.done() and answer.exception() is None:
+            wire.close(answer.result()[1])
+        self._forgotten.add(name)
+        with suppress(ManagerUnavailable):
+            self._send("finish", key, ())
+
+    def close(self) -> None:
+        """Hang up: the helper ends what boxes are left, and goes. Waits for that."""
+        if self._loop is not None:
+            self._loop.remove_reader(self.control.fileno())
+        self.control.close()
+        if self._process is not None:
+            self._process.wait()
+        else:
+            os.waitpid(self.pid, 0)
+
+    async def _answer(self, key: str) -> Answer:
+        name = os.fsencode(key)
+        try:
+            return await self._future(name)
+        finally:
+            self._answers.pop(name, None)
+
+    def _future(self, name: bytes) -> asyncio.Future[Answer]:
+        """Return where an answer goes, whether it or its reader comes first."""
+        assert self._loop is not None, "attach() first"
+        if name not in self._answers:
+            self._answers[name] = self._loop.create_future()
+        return self._answers[name]
+
+    def _send(self, verb: str, key: str, fds: tuple[int, ...]) -> None:
+        try:
+            wire.send(self.control, verb, key, fds=fds)
+        except OSError as error:
+            raise _helper_gone() from error
+
+    def _on_answer(self) -> None:
+        fields, fds = wire.receive(self.control)
+        if not fields:
+            self._on_gone()
+        elif fields[1] in self._forgotten:
+            wire.close(fds)
+            if fields[0] == b"finished":
+                self._forgotten.discard(fields[1])
+        else:
+            self._future(fields[1]).set_result((fields, fds))
+
+    def _on_gone(self) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(self.control.fileno())
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(_helper_gone())
+
+
+def _be_helper(control: int, supervisor: int, cgroup: str | None) -> NoReturn:
+    """Never return from the child of a fork."""
+    from sdbox.init.helper import main
+
+    try:
+        main(control, supervisor, cgroup)
+    finally:
+        os._exit(1)
+
+
+def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
+    """Return the error for a step that init or helper could not do."""
+    step, where, code = name.decode(errors="replace"), os.fsdecode(path), int(number)
+    reason = os.strerror(code) if code else "failed"
+    if step != "exec":
+        place = f"{where!r}: " if where else ""
+        return LaunchFailed(f"{step}: {place}{reason}", hint=_HINTS.get((step, code), ""))
+    if code == errno.ENOENT:
+        hint = "Check the name, and the PATH and RootDirectory of the box"
+        return LaunchFailed(f"{where!r}: {reason}", hint=hint, exit_status=127)
+    return LaunchFailed(f"{where!r}: {reason}", hint=_HINTS.get((step, code), ""), exit_status=126)
+
+
+_HINTS = {
+    ("exec", errno.EACCES): "It must be a file that the box's user may execute",
+    ("exec", errno.ENOEXEC): "A script needs a first line that names its interpreter, as #!/bin/sh",
+    ("WorkingDirectory", errno.ENOENT): "Name a directory that is there in the box with --chdir",
+    ("WorkingDirectory", errno.EACCES): "Name a directory that the user may enter with --chdir",
+    ("Limit", errno.EPERM): "Only root may raise a hard limit",
+    ("User", errno.EPERM): "Only root may start a job as another user",
+}
+
+
+def _helper_gone() -> ManagerUnavailable:
+    return ManagerUnavailable(
+        "The helper process of this launcher has ended",
+        hint="Its boxes have ended with it; make a new Launcher",
+    )
+
+
+def _connection() -> tuple[socket.socket, socket.socket, int]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return ours, theirs, os.pidfd_open(os.getpid())
+
+
+@contextmanager
+def _children_in(pid_namespace: int | None) -> Iterator[None]:
+    """Have this thread's children born in another PID namespace."""
+    if pid_namespace is None:
+        yield
+        return
+    own = os.pidfd_open(os.getpid())
+    try:
+        syscalls.setns(pid_namespace, syscalls.CLONE_NEWPID)
+        try:
+            yield
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+    finally:
+        os.close(own)

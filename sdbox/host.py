@@ -1,0 +1,130 @@
+"""Where the manager is, and what this host can enforce."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sdbox.errors import ManagerUnavailable
+
+if TYPE_CHECKING:
+    from sdbox.embedded import Embedded
+
+Choice = Literal["auto", "system", "embedded"]
+CHOICES: tuple[Choice, ...] = ("auto", "system", "embedded")
+
+CGROUP_ROOT = "/sys/fs/cgroup"
+SYSTEM_BUS = "/run/dbus/system_bus_socket"
+# sd_booted(3): the directory is there exactly when systemd is the machine's PID 1.
+_BOOTED = "/run/systemd/system"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """How to reach one manager. `cgroup_root` is the directory that its ControlGroup= start at.
+
+    `pid_namespace` is a process descriptor where the manager has a PID namespace of its own, and
+    `launch_cgroup` where processes must be for the manager to be able to move them.
+    """
+
+    kind: Literal["system", "embedded"]
+    bus_socket: str
+    cgroup_root: str
+    pid_namespace: int | None = None
+    launch_cgroup: str | None = None
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self.pid_namespace is not None:
+            os.close(self.pid_namespace)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """What a plan must know of the host and its manager."""
+
+    manager: Literal["system", "embedded"]
+    controllers: frozenset[str]
+    memory_total_bytes: int = field(default_factory=lambda: _memory_total())
+    tasks_total: int = field(default_factory=lambda: _tasks_total())
+
+
+def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
+    """Return where the chosen manager is; boot the embedded one where `auto` comes down to it."""
+    if choice == "system" or (choice == "auto" and booted()):
+        return _system()
+    from sdbox import embedded
+
+    manager = embedded.find()
+    if manager is None:
+        manager = embedded.start()
+        notice("systemd is not running here: booted the embedded manager")
+    return at_embedded(manager)
+
+
+def at_embedded(manager: Embedded) -> Endpoint:
+    """Return how to reach an embedded manager."""
+    return Endpoint(
+        kind="embedded",
+        bus_socket=manager.bus_socket,
+        cgroup_root=manager.cgroup_root,
+        pid_namespace=manager.open_pidfd(),
+        launch_cgroup=manager.launch_cgroup if _cgroups_are_delegated() else None,
+    )
+
+
+def booted() -> bool:
+    """Tell whether systemd is this machine's PID 1."""
+    return Path(_BOOTED).is_dir()
+
+
+def host_of(endpoint: Endpoint) -> Host:
+    """Return what there is to know of the host, with that manager."""
+    return Host(manager=endpoint.kind, controllers=controllers(endpoint))
+
+
+def controllers(endpoint: Endpoint) -> frozenset[str]:
+    """Return the resource controllers that the manager can enable for its units."""
+    return frozenset(Path(endpoint.cgroup_root, "cgroup.controllers").read_text().split())
+
+
+def _system() -> Endpoint:
+    if not booted():
+        raise ManagerUnavailable(
+            "systemd is not running as this machine's PID 1",
+            hint="Use --manager embedded, which needs root and the packages systemd and dbus",
+        )
+    if not Path(CGROUP_ROOT, "cgroup.controllers").is_file():
+        raise ManagerUnavailable(
+            f"{CGROUP_ROOT} is not the unified cgroup hierarchy",
+            hint="Boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    if os.geteuid() != 0:
+        raise ManagerUnavailable(
+            "Only root may start units in the system manager",
+            hint="Run sdbox as root",
+        )
+    return Endpoint(kind="system", bus_socket=SYSTEM_BUS, cgroup_root=CGROUP_ROOT)
+
+
+def _cgroups_are_delegated() -> bool:
+    """Tell whether cgroup namespaces bound what may be moved (cgroups(7), nsdelegate)."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as lines:
+        mounts = (line.split() for line in lines)
+        return any(
+            kind == "cgroup2" and "nsdelegate" in options.split(",")
+            for _, _, kind, options, *_ in mounts
+        )
+
+
+def _memory_total() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _tasks_total() -> int:
+    return min(
+        int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max")
+    )

@@ -1,0 +1,110 @@
+"""Ending a box without systemd, for the processes that remain when a supervisor is gone.
+
+Where there is a supervisor, it freezes and kills through systemd; this is for the case that there
+is none, and works on the unit's cgroup, held open as a directory since the job's start.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable
+
+_RM = "/bin/rm"
+
+
+def kill(cgroup: int) -> None:
+    """Have the kernel kill all processes of the cgroup and those below it, at once."""
+    try:
+        fd = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(fd, b"1")
+    except OSError:
+        # ENODEV: the cgroup went away, and with it the processes.
+        pass
+    finally:
+        os.close(fd)
+
+
+def kill_others(cgroup: int, deadline: float) -> bool:
+    """Kill all processes of the cgroup but the caller; return whether that came to an end."""
+    while others := _processes(cgroup) - {os.getpid()}:
+        if time.monotonic() > deadline:
+            return False
+        for pid in others:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        _reap()
+    return True
+
+
+def _processes(cgroup: int) -> set[int]:
+    """Return the PIDs in the cgroup and all below it."""
+    pids: set[int] = set()
+    # os.walk would follow a path; fwalk stays on descriptors.
+    for _, _, _, directory in os.fwalk(".", dir_fd=cgroup, onerror=None):
+        try:
+            fd = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            continue
+        with open(fd, "rb") as file:  # noqa: PTH123 - pathlib has no descriptors
+            pids.update(map(int, file.read().split()))
+    return pids - {0}
+
+
+def _reap() -> None:
+    """Reap what was killed, after a wait for the next SIGCHLD (blocked), bounded."""
+    signal.sigtimedwait([signal.SIGCHLD], 0.05)
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def wait_empty(cgroup: int, deadline: float) -> bool:
+    """Wait until no process is in the cgroup or below; return whether that came to pass."""
+    try:
+        fd = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup)
+    except FileNotFoundError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        while b"populated 1" in os.pread(fd, 4096, 0):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            poll.poll(remaining * 1000)
+    except OSError:
+        # ENODEV: removed while it was read, which systemd does only when it is empty.
+        pass
+    finally:
+        os.close(fd)
+    return True
+
+
+def remove_directories(paths: Iterable[str]) -> str:
+    """Remove private directories (`…/sdbox-private-X/tmp`); return what went wrong, or nothing."""
+    return " ".join(filter(None, [_remove(os.path.dirname(path)) for path in paths]))
+
+
+def _remove(path: str) -> str:
+    try:
+        os.rmdir(os.path.join(path, "tmp"))
+        os.rmdir(path)
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        # rm, since it copes with trees of any depth, and the tree is of the payload's making.
+        arguments = ["rm", "-rf", "--one-file-system", "--", path]
+        pid = os.posix_spawn(_RM, arguments, {"PATH": "/usr/bin:/bin"})
+        if os.waitpid(pid, 0)[1] != 0:
+            return f"{path} could not be removed."
+    return ""

@@ -1,0 +1,241 @@
+"""The helper: a small process that forks the inits, so that the supervisor never has to.
+
+A supervisor may be a large program with threads, which must not fork without exec. The helper
+stays in the supervisor's cgroup. It owns what must outlive a box by a moment: the private
+directories, and the duty to end every box when the supervisor is gone.
+
+    launch KEY     spec, report socket, stdin, stdout, stderr   -> forked KEY PID  + pidfd
+                                                              or -> error KEY STEP PATH ERRNO
+    placed KEY     the unit's cgroup directory
+    connect PATH                                               -> connected PATH ERRNO + socket
+    finish KEY     when the unit is gone; every key ends with it   -> finished KEY COMPLAINT
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import select
+import signal
+import socket
+import time
+
+from sdbox.init import cleanup, syscalls, wire
+from sdbox.init.main import Init
+from sdbox.init.steps import StepError, step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+# How long the boxes of a vanished supervisor may take to die: a process in uninterruptible sleep
+# dies when its input or output is done.
+_END_SECONDS = 30.0
+
+_STREAMS = 3
+
+
+class Child:
+    """One init that the helper has forked."""
+
+    __slots__ = ("cgroup", "directories", "finishing", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, directories: dict[str, str]) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.directories = directories
+        self.cgroup = -1
+        self.finishing = False
+
+
+class Helper:
+    """Serves one supervisor, known by its process descriptor, until that ends or hangs up."""
+
+    def __init__(self, control: socket.socket, supervisor: int) -> None:
+        self.control = control
+        self.supervisor = supervisor
+        self.self_pidfd = os.pidfd_open(os.getpid())
+        self.children: dict[bytes, Child] = {}
+        self.keys: dict[int, bytes] = {}
+        self.poll = select.poll()
+
+    def run(self) -> NoReturn:
+        """Serve, then end what is left."""
+        # Blocked here and inherited by every init: neither may die of a signal meant for the
+        # payload, as ^C at a terminal or the manager's SIGTERM is.
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        self.poll.register(self.control, select.POLLIN)
+        self.poll.register(self.supervisor, select.POLLIN)
+        while self._serve_once():
+            pass
+        self._end_all()
+        os._exit(0)
+
+    def _serve_once(self) -> bool:
+        for fd, _ in self.poll.poll():
+            if fd == self.supervisor:
+                return False
+            if fd == self.control.fileno():
+                if not self._handle_request():
+                    return False
+            elif fd in self.keys:
+                self._reap(self.keys[fd])
+        return True
+
+    def _handle_request(self) -> bool:
+        fields, fds = wire.receive(self.control)
+        if not fields:
+            return False
+        verb, key = fields
+        if verb == b"launch":
+            self._launch(key, fds)
+        elif verb == b"placed":
+            self.children[key].cgroup = fds[0]
+        elif verb == b"finish":
+            self._finish(key)
+        elif verb == b"connect":
+            self._connect(key)
+        return True
+
+    def _connect(self, path: bytes) -> None:
+        """Connect to a manager's bus from within its PID namespace.
+
+        systemd ends itself by an assertion when it asks for the PID of a sender that has none
+        there (bus-creds.c in systemd 252).
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with sock:
+            number = sock.connect_ex(os.fsdecode(path))
+            wire.send(self.control, "connected", path, number, fds=(sock.fileno(),))
+
+    def _launch(self, key: bytes, fds: list[int]) -> None:
+        directories: dict[str, str] = {}
+        try:
+            # The sender is this process's own supervisor, and runs the same Python: marshal is
+            # there without an import, and keeps bytes as they are.
+            with open(fds[0], "rb", closefd=False) as file:  # noqa: PTH123
+                spec = marshal.load(file)  # noqa: S302
+            for destination, parent in spec["private_directories"]:
+                directories[destination] = _make_directory(parent, spec["job"])
+            pid = self._fork(spec, fds, directories)
+            pidfd = os.pidfd_open(pid)
+        except StepError as error:
+            cleanup.remove_directories(directories.values())
+            wire.send(self.control, "error", key, error.name, error.path, error.number)
+        else:
+            self.children[key] = Child(pid, pidfd, directories)
+            self.keys[pidfd] = key
+            self.poll.register(pidfd, select.POLLIN)
+            wire.send(self.control, "forked", key, pid, fds=(pidfd,))
+        finally:
+            wire.close(fds)
+
+    def _fork(self, spec: dict[str, Any], fds: list[int], directories: dict[str, str]) -> int:
+        """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
+        private_pids = spec["private_pids"]
+        if private_pids:
+            with step("PrivatePIDs"):
+                syscalls.unshare(syscalls.CLONE_NEWPID)
+        try:
+            with step("fork"):
+                pid = os.fork()
+            if pid == 0:
+                self._become_init(spec, fds, directories)
+            return pid
+        finally:
+            if private_pids:
+                # Children are born in this process's own namespace again.
+                syscalls.setns(self.self_pidfd, syscalls.CLONE_NEWPID)
+
+    def _become_init(
+        self, spec: dict[str, Any], fds: list[int], directories: dict[str, str]
+    ) -> NoReturn:
+        try:
+            report, streams = fds[1], fds[2 : 2 + _STREAMS]
+            guardians = (self.supervisor, self.self_pidfd)
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            close_all_but({0, 1, 2, report, *guardians})
+            init = Init(spec, socket.socket(fileno=report), guardians, directories)
+            init.run()
+        finally:
+            os._exit(1)
+
+    def _reap(self, key: bytes) -> None:
+        child = self.children[key]
+        self.poll.unregister(child.pidfd)
+        del self.keys[child.pidfd]
+        os.waitpid(child.pid, 0)
+        os.close(child.pidfd)
+        child.pidfd = -1
+        if child.finishing:
+            self._forget(key)
+
+    def _finish(self, key: bytes) -> None:
+        child = self.children.get(key)
+        if child is None:
+            # Its launch failed, or was given up before it was answered.
+            wire.send(self.control, "finished", key, "")
+            return
+        child.finishing = True
+        if child.pidfd < 0:
+            self._forget(key)
+
+    def _forget(self, key: bytes) -> None:
+        child = self.children.pop(key)
+        if child.cgroup >= 0:
+            os.close(child.cgroup)
+        complaint = cleanup.remove_directories(child.directories.values())
+        wire.send(self.control, "finished", key, complaint)
+
+    def _end_all(self) -> None:
+        """The supervisor is gone: no box may outlive it."""
+        deadline = time.monotonic() + _END_SECONDS
+        for child in self.children.values():
+            if child.cgroup >= 0:
+                cleanup.kill(child.cgroup)
+            if child.pidfd >= 0:
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        for child in self.children.values():
+            if child.pidfd >= 0:
+                os.waitpid(child.pid, 0)
+            if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
+                cleanup.remove_directories(child.directories.values())
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor that is not in `keep`."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                # The descriptor that listed the directory.
+                pass
+
+
+def main(control: int, supervisor: int, cgroup: str | None = None) -> NoReturn:
+    """Be the helper, on an inherited socket and the supervisor's process descriptor.
+
+    `cgroup` is a cgroup to move to, where inits could not be moved to their units otherwise.
+    """
+    if cgroup is not None:
+        with open(f"{cgroup}/cgroup.procs", "wb", buffering=0) as file:  # noqa: PTH123
+            file.write(b"0")
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    close_all_but({0, 1, 2, control, supervisor})
+    os.chdir("/")
+    Helper(socket.socket(fileno=control), supervisor).run()
+
+
+def _make_directory(parent: str, job: str) -> str:
+    """Make a directory that only root can enter, and in it one like /tmp. Return the latter."""
+    with step("PrivateTmp", parent):
+        above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
+        os.mkdir(above, 0o700)
+        path = os.path.join(above, "tmp")
+        os.mkdir(path)
+        os.chmod(path, 0o1777)
+        return path

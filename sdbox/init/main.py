@@ -1,0 +1,184 @@
+"""Init, the first process of a box: waits for its unit, sets the box up, starts and reaps.
+
+It tells the supervisor by messages what becomes of the payload:
+
+    error STEP PATH ERRNO     the payload was not started
+    started PID               with a process file descriptor of the payload
+    exited STATUS             the status of wait(2)
+
+and goes when the supervisor closes its end. Where supervisor or helper vanish before that, init
+ends the box itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+
+from sdbox.init import cleanup, mounts, payload, syscalls, wire
+from sdbox.init.steps import StepError, step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+# How long init tries to kill what a vanished supervisor left, before it gives up on the
+# private directories and has the kernel end everything, itself included.
+_KILL_SECONDS = 5.0
+
+
+class Init:
+    """One box's first process. `guardians` are supervisor and helper, as descriptors."""
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        report: socket.socket,
+        guardians: tuple[int, ...],
+        directories: dict[str, str],
+    ) -> None:
+        self.spec = spec
+        self.report = report
+        self.guardians = guardians
+        self.directories = directories
+        self.cgroup = -1
+
+    def run(self) -> NoReturn:
+        """Live from fork to the end of the box."""
+        try:
+            self._prepare()
+            self._wait_for_release()
+            child = self._start()
+        except StepError as error:
+            wire.send(self.report, "error", error.name, error.path, error.number)
+            os._exit(1)
+        self._let_go_of_streams()
+        self._reap(child)
+        os._exit(0)
+
+    def _prepare(self) -> None:
+        """Do all that needs no fork: this runs while the supervisor asks for the unit."""
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        namespaces = self.spec["namespaces"]
+        if namespaces:
+            with step("namespaces"):
+                syscalls.unshare(namespaces)
+        if namespaces & syscalls.CLONE_NEWNET:
+            with step("PrivateNetwork"):
+                _loopback_up()
+        if namespaces & syscalls.CLONE_NEWNS:
+            mounts.mount_all(self.spec["root_directory"], self.spec["mounts"], self.directories)
+
+    def _wait_for_release(self) -> None:
+        """Block until the supervisor says that this process is in its unit."""
+        while True:
+            self._poll(self.report.fileno())
+            fields, fds = wire.receive(self.report)
+            if fields[:1] == [b"release"] and len(fds) == 1:
+                self.cgroup = fds[0]
+                return
+            os._exit(1)
+
+    def _start(self) -> int:
+        """Fork the payload and see it through exec."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child == 0:
+            _become_payload(self.spec, writer)
+        os.close(writer)
+        # Everything init has blocked is a signal that it must outlive; exec itself can't hang
+        # but on a dead file system, and then the supervisor's own time-out and kill hold.
+        message = os.read(reader, 16384)
+        os.close(reader)
+        if message:
+            os.waitpid(child, 0)
+            name, path, number = message.split(b"\0")
+            raise StepError(name.decode(), os.fsdecode(path), int(number))
+        descriptor = os.pidfd_open(child)
+        wire.send(self.report, "started", child, fds=(descriptor,))
+        os.close(descriptor)
+        return child
+
+    def _let_go_of_streams(self) -> None:
+        """Hold none of the payload's streams: whoever reads them waits for the last holder."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+
+    def _reap(self, child: int) -> None:
+        signals = syscalls.signalfd({signal.SIGCHLD})
+        running = True
+        while True:
+            running = _reap_all(child, self.report) and running
+            ready = self._poll(signals, self.report.fileno())
+            if signals in ready:
+                os.read(signals, 4096)
+            if self.report.fileno() in ready:
+                fields, fds = wire.receive(self.report)
+                wire.close(fds)
+                if not fields:
+                    return self._end_box() if running else None
+
+    def _poll(self, *fds: int) -> set[int]:
+        """Wait for one of the descriptors, and end the box where a guardian is gone."""
+        poll = select.poll()
+        for fd in (*fds, *self.guardians):
+            poll.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll()}
+        if ready.intersection(self.guardians):
+            self._end_box()
+        return ready
+
+    def _end_box(self) -> NoReturn:
+        """Kill the payload's tree and remove its directories: nobody else is left to do it."""
+        if self.cgroup >= 0:
+            emptied = cleanup.kill_others(self.cgroup, time.monotonic() + _KILL_SECONDS)
+            if not emptied:
+                cleanup.kill(self.cgroup)
+        cleanup.remove_directories(self.directories.values())
+        os._exit(1)
+
+
+def _become_payload(spec: dict[str, Any], writer: int) -> NoReturn:
+    try:
+        payload.become(spec)
+    except StepError as error:
+        failure = error
+    except BaseException as error:  # noqa: BLE001 - a child of fork must never return
+        failure = StepError("payload", repr(error), 0)
+    os.write(
+        writer, f"{failure.name}\0".encode() + os.fsencode(failure.path) + b"\0%d" % failure.number
+    )
+    os._exit(1)
+
+
+def _reap_all(child: int, report: socket.socket) -> bool:
+    """Reap all that has ended; report the payload. Return whether the payload is still there."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        if pid == 0:
+            return True
+        if pid == child:
+            try:
+                wire.send(report, "exited", status)
+            except (BrokenPipeError, ConnectionError):
+                pass
+            return False
+
+
+def _loopback_up() -> None:
+    import fcntl
+    import struct
+
+    get_flags, set_flags, up = 0x8913, 0x8914, 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = fcntl.ioctl(sock, get_flags, struct.pack("16sh22x", b"lo", 0))
+        flags = struct.unpack("16sh22x", request)[1]
+        fcntl.ioctl(sock, set_flags, struct.pack("16sh22x", b"lo", flags | up))

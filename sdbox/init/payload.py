@@ -1,0 +1,96 @@
+"""From the forked child of init to the payload: what a process can only do to itself, then exec."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sdbox.init import syscalls
+from sdbox.init.steps import StepError, step
+
+# As env(1) and the shells search when the environment has no PATH.
+_DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
+
+
+def become(spec: dict[str, Any]) -> None:
+    """Turn this process into the payload; return only by StepError."""
+    _reset_signals(spec["ignored_signals"])
+    for name, arguments in spec["process"]:
+        with step(name):
+            _OPERATIONS[name](**arguments)
+    _exec(spec["argv"], dict(spec["environment"]))
+
+
+def _reset_signals(ignored: Iterable[int]) -> None:
+    """Undo what Python sets (SIGPIPE), keeping what the caller ignores on purpose (nohup)."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _affinity(*, cpus: list[int]) -> None:
+    os.sched_setaffinity(0, cpus)
+
+
+def _limit(*, resource_number: int, soft: int, hard: int) -> None:
+    try:
+        resource.setrlimit(resource_number, (soft, hard))
+    except ValueError:
+        # Python's word for EPERM here: only CAP_SYS_RESOURCE may raise a hard limit.
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from None
+
+
+def _credentials(*, uid: int | None, gid: int, groups: list[int]) -> None:
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    if uid is not None:
+        os.setresuid(uid, uid, uid)
+
+
+def _no_new_privileges() -> None:
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _working_directory(*, path: str, ignore_missing: bool) -> None:
+    try:
+        os.chdir(path)
+    except FileNotFoundError:
+        if not ignore_missing:
+            raise
+        os.chdir("/")
+
+
+_OPERATIONS: dict[str, Callable[..., None]] = {
+    "CPUAffinity": _affinity,
+    "Limit": _limit,
+    "User": _credentials,
+    "NoNewPrivileges": _no_new_privileges,
+    "WorkingDirectory": _working_directory,
+}
+
+
+def _exec(argv: list[bytes], environment: dict[bytes, bytes]) -> None:
+    """Execute as execvp(3) does: the first candidate that is there, EACCES remembered."""
+    program = argv[0]
+    failure = errno.ENOENT
+    for candidate in _candidates(program, environment):
+        try:
+            os.execve(candidate, argv, environment)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                raise StepError("exec", os.fsdecode(program), error.errno or 0) from error
+            if error.errno == errno.EACCES:
+                failure = errno.EACCES
+    raise StepError("exec", os.fsdecode(program), failure)
+
+
+def _candidates(program: bytes, environment: dict[bytes, bytes]) -> list[bytes]:
+    if b"/" in program:
+        return [program]
+    path = environment.get(b"PATH", _DEFAULT_PATH)
+    return [os.path.join(directory or b".", program) for directory in path.split(b":")]

@@ -1,0 +1,152 @@
+"""System calls that Python's standard library does not have, each raising OSError with its path.
+
+Numbers and flags are those of the kernel's own headers for all architectures that share the
+table of new system calls (424 and up, Linux 5.1), which is every one that Debian supports.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_REC = 0x4000
+MS_SLAVE = 0x80000
+MNT_DETACH = 2
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
+FSOPEN_CLOEXEC = 1
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 1
+
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_CHILD_SUBREAPER = 36
+SFD_CLOEXEC = os.O_CLOEXEC
+SFD_NONBLOCK = os.O_NONBLOCK
+
+_OPEN_TREE = 428
+_MOVE_MOUNT = 429
+_FSOPEN = 430
+_FSCONFIG = 431
+_FSMOUNT = 432
+_OPENAT2 = 437
+_MOUNT_SETATTR = 442
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _checked(result: int, path: str = "") -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path or None)
+    return result
+
+
+def _syscall(number: int, *arguments: object, path: str = "") -> int:
+    return _checked(_libc.syscall(ctypes.c_long(number), *arguments), path)
+
+
+def unshare(flags: int) -> None:
+    """Give the caller namespaces of its own (CLONE_NEW…)."""
+    _checked(_libc.unshare(ctypes.c_int(flags)))
+
+
+def setns(fd: int, flags: int) -> None:
+    """Enter the namespaces `flags` of the process, or of the namespace, that `fd` stands for."""
+    _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
+
+
+def prctl(option: int, value: int) -> None:
+    """Set one property of the calling process."""
+    _checked(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
+
+
+def signalfd(signals: set[int]) -> int:
+    """Return a non-blocking descriptor that reads the signals, which the caller has blocked."""
+    mask = (ctypes.c_uint64 * 16)()
+    for number in signals:
+        mask[0] |= 1 << (number - 1)
+    return _checked(_libc.signalfd(-1, mask, SFD_CLOEXEC | SFD_NONBLOCK))
+
+
+def make_mounts_slave() -> None:
+    """Let no mount made from now on be seen outside; those made outside still arrive."""
+    _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None), "/")
+
+
+def open_tree(fd: int, path: str, flags: int) -> int:
+    """Return a detached copy of the mounts at `path` below `fd` (OPEN_TREE_CLONE, AT_…)."""
+    flags |= OPEN_TREE_CLOEXEC
+    return _syscall(_OPEN_TREE, fd, os.fsencode(path), ctypes.c_uint(flags), path=path)
+
+
+def move_mount(mount: int, destination: int, path: str) -> None:
+    """Attach the detached `mount` on the directory or file that `destination` holds open."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    _syscall(_MOVE_MOUNT, mount, b"", destination, b"", ctypes.c_uint(flags), path=path)
+
+
+def mount_setattr(mount: int, attributes: int, *, recursive: bool) -> None:
+    """Add MOUNT_ATTR_… to a mount, and to all those below it."""
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    wanted = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _syscall(_MOUNT_SETATTR, mount, b"", ctypes.c_uint(flags), wanted, ctypes.c_size_t(32))
+
+
+def new_mount(kind: str, attributes: int, **options: str) -> int:
+    """Return a detached mount of a new file system of that kind."""
+    context = _syscall(_FSOPEN, kind.encode(), ctypes.c_uint(FSOPEN_CLOEXEC), path=kind)
+    try:
+        for key, value in {"source": kind, **options}.items():
+            _syscall(
+                _FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), value.encode(), 0, path=kind
+            )
+        _syscall(_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0, path=kind)
+        flags = (ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
+        return _syscall(_FSMOUNT, context, *flags, path=kind)
+    finally:
+        os.close(context)
+
+
+def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
+    """Open `path` as if `root` were the root directory: no symlink and no `..` leads out of it."""
+    # struct open_how: flags, mode, resolve
+    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    while True:
+        try:
+            return _syscall(_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(24), path=path)
+        except BlockingIOError:
+            # The kernel could not rule out a rename in between: openat2(2) says to try again.
+            continue
+
+
+def pivot_root() -> None:
+    """Make the working directory, a mount, the root, and let go of the old root."""
+    number = _PIVOT_ROOT.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, "pivot_root is not known for this machine", os.uname().machine)
+    _syscall(number, b".", b".")
+    _checked(_libc.umount2(b".", MNT_DETACH), "/")
+    os.chdir("/")

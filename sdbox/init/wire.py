@@ -1,0 +1,56 @@
+"""Messages between supervisor, helper and init: fields with NUL between them, descriptors beside.
+
+Init shares its box with the payload, so what comes from it is parsed as if the payload had
+written it: no pickle or marshal, bounded sizes, descriptors closed on exec.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+
+_LARGEST = 16384
+_MOST_FDS = 16
+
+
+def send(sock: socket.socket, *fields: bytes | str | int, fds: tuple[int, ...] = ()) -> None:
+    """Send one message. Numbers and text are written as text; no field may hold a NUL."""
+    data = b"\0".join(_encode(field) for field in fields)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([data], rights)
+
+
+def receive(sock: socket.socket) -> tuple[list[bytes], list[int]]:
+    """Return one message's fields and descriptors; no fields when the other side is gone."""
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(
+            _LARGEST, socket.CMSG_SPACE(_MOST_FDS * 4), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError:
+        return [], []
+    fds = _descriptors(ancillary)
+    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        close(fds)
+        raise ValueError("a message was cut short")
+    return (data.split(b"\0") if data else []), fds
+
+
+def close(fds: list[int]) -> None:
+    """Close descriptors that came with a message and are not wanted."""
+    for fd in fds:
+        os.close(fd)
+
+
+def _encode(field: bytes | str | int) -> bytes:
+    if isinstance(field, bytes):
+        return field
+    return os.fsencode(str(field))
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)

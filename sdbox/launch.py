@@ -1,0 +1,84 @@
+"""The first half of one launch: from a box to an init that prepares itself. Needs no asyncio.
+
+`sdbox run` goes through here before it imports what it takes to talk to systemd, so that init
+has its namespaces and mounts ready by the time that its unit is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdbox.errors import InvalidDirective
+from sdbox.host import host_of
+from sdbox.plan import Caller, Plan, make_plan
+from sdbox.users import look_up
+
+if TYPE_CHECKING:
+    from sdbox.box import Box
+    from sdbox.helper import Helper, Streams
+    from sdbox.host import Endpoint
+
+Command = Sequence[str | bytes | os.PathLike[str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """A launch under way: init has been asked for. `report` is where it will speak."""
+
+    plan: Plan
+    report: socket.socket
+
+
+def caller(
+    environment: Mapping[str, str] | None = None, ignored_signals: Sequence[int] = ()
+) -> Caller:
+    """Return what a job takes over from this process."""
+    variables = os.environb if environment is None else _encoded(environment)
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:
+        # init's chdir will say so, where the box does not name another.
+        directory = "(deleted)"
+    return Caller(
+        environment=dict(variables),
+        working_directory=directory,
+        ignored_signals=tuple(ignored_signals),
+    )
+
+
+def plan_for(endpoint: Endpoint, command: Command, box: Box, *, job: str, caller: Caller) -> Plan:
+    """Return what launching a command in a box will take. Starts nothing.
+
+    Raises Unenforceable and InvalidDirective.
+    """
+    words = [os.fsdecode(word) for word in command]
+    if not words or not words[0]:
+        raise InvalidDirective("There is no command to run", hint="Give one, after --")
+    if any("\0" in word for word in words):
+        raise InvalidDirective("The command has a NUL byte in it", hint="No program can take it")
+    credentials = look_up(box.directives.get("User"), box.directives.get("Group"))
+    return make_plan(
+        job=job,
+        command=words,
+        box=box,
+        host=host_of(endpoint),
+        credentials=credentials,
+        caller=caller,
+    )
+
+
+def begin(helper: Helper, plan: Plan, streams: Streams) -> Launch:
+    """Ask for the init of a plan, which has these descriptors as its streams."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with theirs:
+        helper.send_launch(plan.job, plan.spec, theirs, streams)
+    return Launch(plan=plan, report=ours)
+
+
+def _encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}

@@ -1,0 +1,192 @@
+"""From a box to what will be done: the unit's properties, init's work, the watches. Pure.
+
+What the host can't keep is refused here, before anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sdbox.directives import DIRECTIVES, CgroupFile, UnitProperty
+from sdbox.errors import InvalidDirective, Unenforceable
+from sdbox.spec import make_spec
+from sdbox.values import INFINITY
+
+if TYPE_CHECKING:
+    from sdbox.box import Box
+    from sdbox.directives import Directive
+    from sdbox.host import Host
+    from sdbox.result import Enforcement
+    from sdbox.users import Credentials
+
+SLICE = "sdbox.slice"
+# systemd.unit(5), without what the shell or a path would trip over.
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.-")
+_ID_LONGEST = 200
+_DESCRIPTION_LONGEST = 120
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """What a job takes over from whoever starts it. The working directory is a path."""
+
+    environment: Mapping[bytes, bytes]
+    working_directory: str
+    ignored_signals: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """One launch, worked out. `spec` is init's part (see sdbox.spec), `files` is read back."""
+
+    job: str
+    manager: str
+    command: tuple[str, ...]
+    box: Box
+    properties: tuple[UnitProperty, ...]
+    files: tuple[CgroupFile, ...]
+    spec: Mapping[str, Any]
+    enforcement: Mapping[str, Enforcement]
+    watched_memory_bytes: int | None
+
+    @property
+    def unit(self) -> str:
+        """The unit's name."""
+        return f"sdbox-{self.job}.scope"
+
+    @property
+    def slice(self) -> str:
+        """The slice that the unit is in."""
+        return str(self.box.directives.get("Slice", SLICE))
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """MemoryMax=, or None where there is no limit."""
+        limit = self.box.directives.get("MemoryMax", INFINITY)
+        return None if limit == INFINITY else int(limit)
+
+    @property
+    def runtime_max_seconds(self) -> float | None:
+        """RuntimeMaxSec=, or None where there is no limit."""
+        limit = self.box.directives.get("RuntimeMaxSec", INFINITY)
+        return None if limit == INFINITY else limit / 1_000_000
+
+
+def make_plan(
+    *,
+    job: str,
+    command: Sequence[str],
+    box: Box,
+    host: Host,
+    credentials: Credentials | None,
+    caller: Caller,
+) -> Plan:
+    """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective."""
+    check_id(job)
+    # What is asked for must be kept; what only follows from it is kept where it can be.
+    asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
+    enforcement = {name: _kept(name, value, host) for name, value in _items(asked)}
+    full = asked.with_defaults()
+    for name, value in _items(full):
+        if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
+            enforcement[name] = "kernel"
+    kept = {name: value for name, value in _items(full) if name in enforcement}
+    by_kernel = {name: v for name, v in kept.items() if enforcement[name] == "kernel"}
+    return Plan(
+        job=job,
+        manager=host.manager,
+        command=tuple(command),
+        box=box,
+        properties=_properties(job, command, kept),
+        files=tuple(file for name, value in by_kernel.items() for file in _files(name, value)),
+        spec=make_spec(
+            job=job,
+            command=command,
+            directives=kept,
+            credentials=credentials,
+            caller=caller,
+            own_proc=host.manager == "embedded",
+        ),
+        enforcement=enforcement,
+        watched_memory_bytes=(
+            kept["MemoryMax"] if enforcement.get("MemoryMax") == "watch" else None
+        ),
+    )
+
+
+def check_version(plan: Plan, systemd_version: int) -> None:
+    """Refuse what this systemd is too old for. Raises Unenforceable."""
+    for name, value in _items(plan.box):
+        needed = DIRECTIVES[name].needs_version(value)
+        if needed > systemd_version:
+            raise Unenforceable(
+                f"{name}: systemd {systemd_version} can't set it on a scope",
+                hint=f"It needs systemd {needed}",
+            )
+
+
+def new_id() -> str:
+    """Return an id for a job, unique on any machine."""
+    return os.urandom(6).hex()
+
+
+def check_id(job: str) -> None:
+    """Refuse an id that can't be part of a unit's name. Raises InvalidDirective."""
+    if not job or len(job) > _ID_LONGEST or not _ID_CHARACTERS.issuperset(job):
+        raise InvalidDirective(
+            f"{job!r} is not a job's id",
+            hint=f"Give up to {_ID_LONGEST} letters, digits and any of : _ . -",
+        )
+
+
+def _items(box: Box) -> list[tuple[str, Any]]:
+    return list(box.directives.items())
+
+
+def keeper(directive: Directive, host: Host) -> Enforcement | None:
+    """Return who keeps a directive on this host, or None where nobody can."""
+    if directive.controller is None:
+        return "manager" if directive.unit else "kernel"
+    if directive.controller in host.controllers:
+        return "kernel"
+    return "watch" if directive.watch else None
+
+
+def _kept(name: str, value: Any, host: Host) -> Enforcement:
+    directive = DIRECTIVES[name]
+    # No limit is kept everywhere.
+    kept_by = "kernel" if value == INFINITY else keeper(directive, host)
+    if kept_by is None:
+        raise Unenforceable(
+            f"{name}: this host has no {directive.controller} controller for its units",
+            hint=f"Leave it out; `sdbox doctor` tells what keeps {directive.controller} away",
+        )
+    return kept_by
+
+
+def _properties(
+    job: str, command: Sequence[str], directives: Mapping[str, Any]
+) -> tuple[UnitProperty, ...]:
+    values = {"Slice": SLICE, "Description": _description(job, command), **directives}
+    return tuple(
+        unit_property
+        for name, value in values.items()
+        if (to_properties := DIRECTIVES[name].unit) is not None
+        for unit_property in to_properties(value)
+    )
+
+
+def _files(name: str, value: Any) -> tuple[CgroupFile, ...]:
+    to_files = DIRECTIVES[name].files
+    return to_files(value) if to_files is not None else ()
+
+
+def _description(job: str, command: Sequence[str]) -> str:
+    text = f"sdbox job {job}: {' '.join(command)}"
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    if len(printable) > _DESCRIPTION_LONGEST:
+        return printable[: _DESCRIPTION_LONGEST - 1] + "…"
+    return printable

@@ -1,0 +1,98 @@
+"""The supervisor's end of init's messages: has the payload started, has it ended, and how."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+
+from sdbox.errors import SdboxError
+from sdbox.helper import launch_error
+from sdbox.init import wire
+
+
+class InitVanished(SdboxError):
+    """A box's first process ended without a word: something outside killed it."""
+
+
+class Report:
+    """The supervisor's end of init's messages. `ended` is done when the payload has ended.
+
+    Its result is the status of wait(2), or None where init vanished without a word.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[int] = self._loop.create_future()
+        self.ended: asyncio.Future[int | None] = self._loop.create_future()
+        # Whoever gives up on a launch for another reason does not ask how this came out.
+        self.started.add_done_callback(_retrieve)
+        self.ended_at = self.ended_monotonic = 0.0
+        self._loop.add_reader(sock.fileno(), self._on_message)
+
+    def release(self, cgroup: int) -> None:
+        """Let init go on: it is in its unit."""
+        with contextlib.suppress(BrokenPipeError, ConnectionError):
+            wire.send(self._sock, "release", fds=(cgroup,))
+
+    def close(self) -> None:
+        """Let init go."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    def _on_message(self) -> None:
+        # A payload that got hold of init can write anything here; it ends its own job by it.
+        try:
+            fields, fds = wire.receive(self._sock)
+        except ValueError:
+            fields, fds = [], []
+        handler = _MESSAGES.get(fields[0] if fields else b"", Report._on_gone)
+        try:
+            handler(self, fields, fds)
+        except (ValueError, IndexError):
+            self._on_gone([], fds)
+
+    def _on_started(self, fields: list[bytes], fds: list[int]) -> None:
+        if self.started.done() or len(fds) != 1:
+            raise ValueError("started, again or without a descriptor")
+        self.started.set_result(fds[0])
+
+    def _on_exited(self, fields: list[bytes], fds: list[int]) -> None:
+        self._settle(int(fields[1]) & 0xFFFF)
+        wire.close(fds)
+
+    def _on_error(self, fields: list[bytes], fds: list[int]) -> None:
+        step, path, number = fields[1:4]
+        error = launch_error(step, path, number)
+        wire.close(fds)
+        if not self.started.done():
+            self.started.set_exception(error)
+        self._settle(None)
+
+    def _on_gone(self, fields: list[bytes], fds: list[int]) -> None:
+        wire.close(fds)
+        self._loop.remove_reader(self._sock.fileno())
+        if not self.started.done():
+            self.started.set_exception(InitVanished("Init ended before it started the payload"))
+        self._settle(None)
+
+    def _settle(self, status: int | None) -> None:
+        if not self.ended.done():
+            self.ended_at = time.time()
+            self.ended_monotonic = time.monotonic()
+            self.ended.set_result(status)
+
+
+def _retrieve(future: asyncio.Future[int]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+_MESSAGES = {
+    b"started": Report._on_started,
+    b"exited": Report._on_exited,
+    b"error": Report._on_error,
+}

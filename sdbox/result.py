@@ -1,0 +1,71 @@
+"""How a job ended and what it used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Reason = Literal[
+    "exited", "signal", "memory", "wall-time", "cpu-time", "disk", "killed", "launch-failed"
+]
+Enforcement = Literal["kernel", "manager", "watch"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What a job has used. A figure that nobody kept is None, never 0.
+
+    Memory is the job's own (anonymous and shared), not page cache.
+    """
+
+    cpu_user_seconds: float | None = None
+    cpu_system_seconds: float | None = None
+    memory_peak_bytes: int | None = None
+    oom_kills: int | None = None
+    tasks_peak: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """The account of one job. Times are seconds since the epoch, `command` is what was asked for.
+
+    Of `exit_code` and `signal` one is set if the payload ran, and neither if it did not.
+    `enforcement` says for each directive of `box` who kept it.
+    """
+
+    job: str
+    unit: str
+    manager: str
+    command: tuple[str, ...]
+    reason: Reason
+    message: str
+    exit_code: int | None
+    signal: int | None
+    started_at: float | None
+    ended_at: float
+    wall_seconds: float | None
+    usage: Usage
+    memory_limit_bytes: int | None
+    box: Mapping[str, Any]
+    enforcement: Mapping[str, Enforcement]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report: flat, the usage's figures among the others."""
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "usage"}
+        fields |= asdict(self.usage)
+        fields["command"] = list(self.command)
+        fields["box"] = dict(self.box)
+        fields["enforcement"] = dict(self.enforcement)
+        return {name: fields[name] for name in REPORT_FIELDS}
+
+
+# The order of the report, as the documentation gives it.
+REPORT_FIELDS = (
+    "job", "unit", "manager", "command", "reason", "message", "exit_code", "signal",
+    "started_at", "ended_at", "wall_seconds", "cpu_user_seconds", "cpu_system_seconds",
+    "memory_peak_bytes", "memory_limit_bytes", "oom_kills", "tasks_peak",
+    "io_read_bytes", "io_write_bytes", "box", "enforcement",
+)  # fmt: skip

@@ -1,0 +1,181 @@
+"""What init is told: a box's part that a scope can't take, in plain data. Pure.
+
+A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples and dicts.
+
+    job                  str
+    argv, environment    list of bytes; list of (name, value) in bytes
+    ignored_signals      numbers
+    private_pids         bool
+    namespaces           CLONE_NEW… flags
+    root_directory       path or None
+    private_directories  list of (destination, where to make it)
+    mounts               list of (kind, destination, arguments), see sdbox.init.mounts
+    process              list of (operation, arguments), see sdbox.init.payload
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sdbox.init import syscalls
+from sdbox.values import INFINITY
+
+if TYPE_CHECKING:
+    from sdbox.plan import Caller
+    from sdbox.users import Credentials
+    from sdbox.values import Bind, ResourceLimit, WorkingDirectory
+
+Mount = tuple[str, str, dict[str, Any]]
+Operation = tuple[str, dict[str, Any]]
+
+_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - these are the places that PrivateTmp= is about
+# As systemd's PrivateTmpEx=disconnected has it (exec-invoke.c, namespace.c in systemd 257).
+_TMPFS = {"mode": "1777", "size": "10%", "nr_inodes": "1m"}
+_RUN = {"mode": "0755", "size": "20%", "nr_inodes": "800k"}
+
+
+def make_spec(
+    *,
+    job: str,
+    command: Sequence[str],
+    directives: Mapping[str, Any],
+    credentials: Credentials | None,
+    caller: Caller,
+    own_proc: bool,
+) -> dict[str, Any]:
+    """Return the spec. `own_proc` says that the job's PIDs are not those of the caller's /proc."""
+    mounts = list(_mounts(directives, own_proc=own_proc))
+    return {
+        "job": job,
+        "argv": [os.fsencode(word) for word in command],
+        "environment": _environment(directives, credentials, caller),
+        "ignored_signals": list(caller.ignored_signals),
+        "private_pids": bool(directives.get("PrivatePIDs")),
+        "namespaces": _namespaces(directives, mounts),
+        "root_directory": directives.get("RootDirectory"),
+        "private_directories": [
+            (destination, destination) for kind, destination, _ in mounts if kind == "PrivateTmp"
+        ],
+        "mounts": mounts,
+        "process": list(_process(directives, credentials, caller)),
+    }
+
+
+def _environment(
+    directives: Mapping[str, Any], credentials: Credentials | None, caller: Caller
+) -> list[tuple[bytes, bytes]]:
+    variables = dict(caller.environment)
+    of_user = credentials.environment.items() if credentials else ()
+    for name, value in (*of_user, *directives.get("Environment", ())):
+        variables[os.fsencode(name)] = os.fsencode(value)
+    return list(variables.items())
+
+
+def _namespaces(directives: Mapping[str, Any], mounts: list[Mount]) -> int:
+    wanted = (
+        (bool(mounts) or "RootDirectory" in directives, syscalls.CLONE_NEWNS),
+        (directives.get("PrivateNetwork"), syscalls.CLONE_NEWNET),
+        (directives.get("PrivateIPC"), syscalls.CLONE_NEWIPC),
+    )
+    return sum(flag for want, flag in wanted if want)
+
+
+def _mounts(directives: Mapping[str, Any], *, own_proc: bool) -> Iterator[Mount]:
+    if "RootDirectory" in directives:
+        yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
+    elif own_proc or directives.get("PrivatePIDs"):
+        yield "MountAPIVFS", "/proc", {"kind": "proc", "options": {}}
+    yield from _private_tmp(directives.get("PrivateTmp", "no"))
+    for bind in directives.get("BindPaths", ()):
+        yield _bind(bind, read_only=False)
+    for bind in directives.get("BindReadOnlyPaths", ()):
+        yield _bind(bind, read_only=True)
+
+
+def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:
+    """What a root directory gets with it: systemd.exec(5), MountAPIVFS=."""
+    yield "MountAPIVFS", "/proc", {"kind": "proc", "options": {}}
+    if private_network:
+        # The machine's own sysfs would show the machine's network devices.
+        yield "MountAPIVFS", "/sys", {"kind": "sysfs", "options": {}}
+    else:
+        yield _tree("/sys")
+    yield _tree("/dev")
+    yield "MountAPIVFS", "/run", {"kind": "tmpfs", "options": _RUN}
+
+
+def _private_tmp(mode: str) -> Iterator[Mount]:
+    for destination in _TMP:
+        if mode == "connected":
+            yield "PrivateTmp", destination, {}
+        elif mode == "disconnected":
+            yield "MountAPIVFS", destination, {"kind": "tmpfs", "options": _TMPFS}
+
+
+def _tree(path: str) -> Mount:
+    arguments = {"source": path, "read_only": False, "recursive": True, "ignore_missing": False}
+    return "BindPaths", path, arguments
+
+
+def _bind(bind: Bind, *, read_only: bool) -> Mount:
+    arguments = {
+        "source": bind.source,
+        "read_only": read_only,
+        "recursive": bind.recursive,
+        "ignore_missing": bind.ignore_missing,
+    }
+    return "BindPaths", bind.destination, arguments
+
+
+def _process(
+    directives: Mapping[str, Any], credentials: Credentials | None, caller: Caller
+) -> Iterator[Operation]:
+    if "CPUAffinity" in directives:
+        yield "CPUAffinity", {"cpus": list(directives["CPUAffinity"])}
+    asked = directives.get("WorkingDirectory")
+    if asked is None:
+        # Inherited, so that it needs no right of the box's user to get there.
+        inherited = "/" if "RootDirectory" in directives else caller.working_directory
+        yield _chdir(inherited, ignore_missing=False)
+    for name, value in directives.items():
+        if name.startswith("Limit"):
+            yield _limit(name, value)
+    if credentials is not None:
+        yield (
+            "User",
+            {
+                "uid": credentials.uid,
+                "gid": credentials.gid,
+                "groups": list(credentials.groups),
+            },
+        )
+    if asked is not None:
+        yield _working_directory(asked, credentials, caller)
+    if directives.get("NoNewPrivileges"):
+        yield "NoNewPrivileges", {}
+
+
+def _working_directory(
+    asked: WorkingDirectory, credentials: Credentials | None, caller: Caller
+) -> Operation:
+    path = asked.path
+    if path == "~":
+        path = credentials.home if credentials else os.fsdecode(caller.environment[b"HOME"])
+    return _chdir(path, ignore_missing=asked.missing_ok)
+
+
+def _chdir(path: str, *, ignore_missing: bool) -> Operation:
+    return "WorkingDirectory", {"path": path, "ignore_missing": ignore_missing}
+
+
+def _limit(name: str, limit: ResourceLimit) -> Operation:
+    number = getattr(resource, f"RLIMIT_{name.removeprefix('Limit')}", _OTHER_LIMITS.get(name))
+    soft, hard = (resource.RLIM_INFINITY if n == INFINITY else n for n in (limit.soft, limit.hard))
+    return "Limit", {"resource_number": number, "soft": soft, "hard": hard}
+
+
+# Not in Python's resource module: from the kernel's asm-generic/resource.h.
+_OTHER_LIMITS = {"LimitLOCKS": 10}

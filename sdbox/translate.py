@@ -1,0 +1,107 @@
+"""What a directive's value becomes: properties of the unit, and files of its cgroup.
+
+Signatures are those of systemd's dbus-cgroup.c, dbus-scope.c, dbus-kill.c and dbus-unit.c.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sdbox.names import bitmask, format_cpus
+from sdbox.record import record
+from sdbox.values import INFINITY, Percent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+@record
+class UnitProperty:
+    """A property of a transient unit, as StartTransientUnit takes it."""
+
+    name: str
+    signature: str
+    value: Any
+
+
+@record
+class CgroupFile:
+    """A file of the unit's cgroup and what it holds once the kernel keeps the directive."""
+
+    name: str
+    contents: str
+
+
+def unit_property(name: str, signature: str) -> Callable[[Any], tuple[UnitProperty, ...]]:
+    """The value as it is, as property `name`."""
+    return lambda value: (UnitProperty(name=name, signature=signature, value=value),)
+
+
+def unit_number(name: str) -> Callable[[Any], tuple[UnitProperty, ...]]:
+    """A number as property `name`; a percentage has to be resolved before."""
+    return lambda value: (UnitProperty(name=name, signature="t", value=int(value)),)
+
+
+def quota_property(value: Percent) -> tuple[UnitProperty, ...]:
+    """A share of one CPU as microseconds in a second."""
+    return unit_number("CPUQuotaPerSecUSec")(_quota_usec(value))
+
+
+def weight_property(value: int | str) -> tuple[UnitProperty, ...]:
+    """A weight; systemd's CGROUP_WEIGHT_IDLE is 0."""
+    return unit_number("CPUWeight")(0 if value == "idle" else value)
+
+
+def cpus_property(value: tuple[int, ...]) -> tuple[UnitProperty, ...]:
+    """CPUs as systemd's bit mask."""
+    return unit_property("AllowedCPUs", "ay")(bitmask(value))
+
+
+def rates_property(name: str) -> Callable[[Any], tuple[UnitProperty, ...]]:
+    """Paths and bytes a second."""
+    return lambda value: unit_property(name, "a(st)")([list(pair) for pair in value])
+
+
+def cgroup_file(
+    name: str, contents: Callable[[Any], str]
+) -> Callable[[Any], tuple[CgroupFile, ...]]:
+    """One file, `name`, and how its contents say the value."""
+    return lambda value: (CgroupFile(name=name, contents=contents(value)),)
+
+
+def pages(value: int) -> str:
+    """Bytes as the kernel gives them back: it counts in pages, and rounds a limit down."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return number_or_max(value if value == INFINITY else value // page * page)
+
+
+def ranges(cpus: tuple[int, ...]) -> str:
+    """CPUs as the kernel writes them."""
+    return ",".join(format_cpus(cpus))
+
+
+def number_or_max(value: int) -> str:
+    """A number as the kernel writes it, `max` for no limit."""
+    return "max" if value == INFINITY else str(value)
+
+
+def _quota_usec(value: Percent) -> int:
+    """Microseconds of CPU time in a second."""
+    return value.permyriad * 100
+
+
+def cpu_max(value: Percent) -> str:
+    """Quota and period as systemd's cgroup.c chooses them, in microseconds."""
+    # A period of 100 ms, longer where the quota would be below the kernel's 1 ms, at most 1 s.
+    quota = _quota_usec(value)
+    period = min(max(100_000, 1_000 * 1_000_000 // quota), 1_000_000)
+    return f"{max(quota * period // 1_000_000, 1_000)} {period}"
+
+
+def weight_files(value: int | str) -> tuple[CgroupFile, ...]:
+    """`idle` has a file of its own."""
+    if value == "idle":
+        return (CgroupFile(name="cpu.idle", contents="1"),)
+    return (CgroupFile(name="cpu.weight", contents=str(value)),)

@@ -1,0 +1,121 @@
+"""From what was seen of a job's end to its Result: reason, message, exit code or signal. Pure."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdbox.result import Reason, Result, Usage
+
+if TYPE_CHECKING:
+    from sdbox.plan import Plan
+    from sdbox.watch import Excess
+
+_MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What was seen. `status` is that of wait(2), or None where init vanished; times in seconds.
+
+    Init blocks every signal, so that only SIGKILL ends it, and the payload goes with it.
+    """
+
+    status: int | None
+    started_at: float | None
+    ended_at: float
+    wall_seconds: float | None
+    excess: Excess | None = None
+    timed_out: bool = False
+    killed: bool = False
+
+
+def result(plan: Plan, ending: Ending, usage: Usage) -> Result:
+    """Return the account of a job whose payload was started."""
+    exit_code, number = _decode(ending.status)
+    reason, message = _reason(plan, ending, usage, exit_code, number)
+    return _result(plan, ending, usage, reason, message, exit_code, number)
+
+
+def launch_failed(plan: Plan, ended_at: float, message: str) -> Result:
+    """Return the account of a job whose payload was never started."""
+    ending = Ending(status=None, started_at=None, ended_at=ended_at, wall_seconds=None)
+    return _result(plan, ending, Usage(), "launch-failed", message, None, None)
+
+
+def _result(
+    plan: Plan,
+    ending: Ending,
+    usage: Usage,
+    reason: Reason,
+    message: str,
+    exit_code: int | None,
+    number: int | None,
+) -> Result:
+    return Result(
+        job=plan.job,
+        unit=plan.unit,
+        manager=plan.manager,
+        command=plan.command,
+        reason=reason,
+        message=message,
+        exit_code=exit_code,
+        signal=number,
+        started_at=ending.started_at,
+        ended_at=ending.ended_at,
+        wall_seconds=ending.wall_seconds,
+        usage=usage,
+        memory_limit_bytes=plan.memory_limit_bytes,
+        box=plan.box.to_json(),
+        enforcement=plan.enforcement,
+    )
+
+
+def _decode(status: int | None) -> tuple[int | None, int | None]:
+    """Return exit code and signal: one of them."""
+    if status is None:
+        return None, signal.SIGKILL
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
+def _reason(
+    plan: Plan, ending: Ending, usage: Usage, exit_code: int | None, number: int | None
+) -> tuple[Reason, str]:
+    """Return why the job ended, with a sentence that a scheduler can show."""
+    if ending.excess is not None:
+        return "memory", _memory_message(plan, ending.excess.usage_bytes) + _largest(ending.excess)
+    if usage.oom_kills and number == signal.SIGKILL:
+        return "memory", _memory_message(plan, usage.memory_peak_bytes)
+    if ending.timed_out:
+        limit = f"{plan.runtime_max_seconds:g} seconds"
+        return "wall-time", f"Job has gone over wall time limit of {limit}."
+    if ending.killed or ending.status is None:
+        return "killed", "Job was killed."
+    if number is not None:
+        return "signal", f"Job was ended by signal {signal_name(number)}."
+    return "exited", f"Job exited with status {exit_code}."
+
+
+def _memory_message(plan: Plan, used: int | None) -> str:
+    limit = (plan.memory_limit_bytes or 0) // _MEGABYTE
+    message = f"Job has gone over memory limit of {limit} megabytes."
+    if used is None:
+        return message
+    return f"{message} Last measured usage: {used // _MEGABYTE} megabytes."
+
+
+def _largest(excess: Excess) -> str:
+    name, pid = excess.largest_name, excess.largest_pid
+    return f" Largest process: {name} (PID {pid}, {excess.largest_bytes // _MEGABYTE} megabytes)."
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name; real-time signals have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
