@@ -140,7 +140,7 @@ class Bus:
 
         Raises ManagerUnavailable when nobody answers there or we are refused, and TimedOut.
         """
-        name = _socket_name(address)
+        name = socket_name(address)
         async with within(timeout, f"connecting to {address}"):
             return await cls.connect_socket(await _connected(name, address), timeout=timeout)
 
@@ -414,7 +414,7 @@ class _Outgoing:
         self._fds.clear()
 
 
-def _socket_name(address: str) -> bytes:
+def socket_name(address: str) -> bytes:
     """The name for connect() in a D-Bus address: the first unix one of its alternatives."""
     for alternative in address.split(";"):
         transport, _, rest = alternative.partition(":")

@@ -50,7 +50,7 @@ def load(path: str | None = None, *, default: str = DEFAULT_PATH) -> Configurati
     """
     place = default if path is None else path
     try:
-        with open(place, "rb") as file:  # noqa: PTH123 - pathlib costs more than all of this
+        with open(place, "rb") as file:
             contents = file.read()
     except FileNotFoundError:
         if path is None:

@@ -120,9 +120,7 @@ def _namespaces() -> list[Finding]:
 
 def _controllers(host: Host) -> Finding:
     # No fault: what has no controller is watched or refused, directive by directive.
-    return Finding(
-        name="controllers", good=True, seen=" ".join(sorted(host.controllers)) or "none"
-    )
+    return Finding(name="controllers", good=True, seen=" ".join(sorted(host.controllers)) or "none")
 
 
 def _keeping(directive: Directive, host: Host, version: int) -> Keeping:

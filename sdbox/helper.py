@@ -11,7 +11,6 @@ import marshal
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,6 +21,7 @@ from sdbox.init import syscalls, wire
 if TYPE_CHECKING:
     import asyncio
     import subprocess
+    from collections.abc import Iterator, Mapping
 
 Streams = tuple[int, int, int]
 Answer = tuple[list[bytes], list[int]]
@@ -91,7 +91,7 @@ class Helper:
         """Have an init forked. What came of it, `launched` tells."""
         memory = os.memfd_create("sdbox-spec", os.MFD_CLOEXEC)
         try:
-            with open(memory, "wb", closefd=False) as file:  # noqa: PTH123 - a descriptor
+            with open(memory, "wb", closefd=False) as file:
                 marshal.dump(dict(spec), file)
             os.lseek(memory, 0, os.SEEK_SET)
             self._send("launch", key, (memory, report.fileno(), *streams))
@@ -156,7 +156,8 @@ class Helper:
 
     def _future(self, name: bytes) -> asyncio.Future[Answer]:
         """Return where an answer goes, whether it or its reader comes first."""
-        assert self._loop is not None, "attach() first"
+        if self._loop is None:
+            raise RuntimeError("attach() comes first")
         if name not in self._answers:
             self._answers[name] = self._loop.create_future()
         return self._answers[name]
@@ -179,8 +180,8 @@ class Helper:
             self._future(fields[1]).set_result((fields, fds))
 
     def _on_gone(self) -> None:
-        assert self._loop is not None
-        self._loop.remove_reader(self.control.fileno())
+        if self._loop is not None:
+            self._loop.remove_reader(self.control.fileno())
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(_helper_gone())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from sdbox.errors import ManagerUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sdbox.embedded import Embedded
 
 Choice = Literal["auto", "system", "embedded"]

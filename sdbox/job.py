@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sdbox import verdict
 from sdbox.errors import ManagerRefused, SdboxError
-from sdbox.result import Result, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from sdbox.manager import Manager
     from sdbox.plan import Plan
     from sdbox.report import Report
+    from sdbox.result import Result, Usage
     from sdbox.watch import Excess, MemoryWatch
 
 # How long a killed tree may take to be gone: a process in uninterruptible sleep holds it up.

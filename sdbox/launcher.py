@@ -8,8 +8,6 @@ async with sdbox.Launcher() as launcher:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 from sdbox.box import Box
@@ -22,6 +20,9 @@ from sdbox.manager import Manager
 from sdbox.plan import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
     from sdbox.host import Choice, Endpoint, Host
     from sdbox.job import Job
     from sdbox.launch import Command, Launch

@@ -261,7 +261,7 @@ class Manager:
             ),
             self._get(_PATH, _INTERFACE, "Version", None),
         )
-        self.version = _number(version)
+        self.version = version_number(version)
         if self.version < MINIMUM_VERSION:
             raise ManagerUnavailable(
                 f"systemd {version} is too old", hint=f"{MINIMUM_VERSION} or newer is needed"
@@ -454,7 +454,7 @@ def _hint(result: str, unit: str) -> str:
     return _JOB_HINTS.get(result, "See `journalctl -u {unit}`").format(unit=unit)
 
 
-def _number(version: str) -> int:
+def version_number(version: str) -> int:
     """The major version in such as `252.38-1~deb12u1`."""
     digits = itertools.takewhile(str.isdigit, version.removeprefix("v"))
     return int("".join(digits) or 0)

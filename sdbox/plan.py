@@ -6,7 +6,6 @@ What the host can't keep is refused here, before anything is started.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from sdbox.spec import make_spec
 from sdbox.values import INFINITY
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sdbox.box import Box
     from sdbox.directives import Directive
     from sdbox.host import Host
@@ -90,7 +91,7 @@ def make_plan(
     asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
     enforcement = {name: _kept(name, value, host) for name, value in _items(asked)}
     full = asked.with_defaults()
-    for name, value in _items(full):
+    for name in full.directives:
         if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
             enforcement[name] = "kernel"
     kept = {name: value for name, value in _items(full) if name in enforcement}

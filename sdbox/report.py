@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
+from typing import TYPE_CHECKING
 
 from sdbox.errors import SdboxError
 from sdbox.helper import launch_error
 from sdbox.init import wire
+
+if TYPE_CHECKING:
+    import socket
 
 
 class InitVanished(SdboxError):

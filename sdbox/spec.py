@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdbox.init import syscalls
 from sdbox.values import INFINITY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from sdbox.plan import Caller
     from sdbox.users import Credentials
     from sdbox.values import Bind, ResourceLimit, WorkingDirectory

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sdbox.errors import Unenforceable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,16 +25,14 @@ class Credentials:
 
 def look_up(user: str | None, group: str | None) -> Credentials | None:
     """Return the credentials for User= and Group=, names or numbers; None where none is given."""
-    if user is None and group is None:
-        return None
-    gid = None if group is None else _gid(group)
-    if user is None:
-        assert gid is not None
-        home = os.environ.get("HOME", "/")
-        return Credentials(
-            uid=None, gid=gid, groups=tuple(os.getgroups()), home=home, environment={}
-        )
-    return _of_user(user, gid)
+    if user is not None:
+        return _of_user(user, None if group is None else _gid(group))
+    return None if group is None else _of_group(_gid(group))
+
+
+def _of_group(gid: int) -> Credentials:
+    home = os.environ.get("HOME", "/")
+    return Credentials(uid=None, gid=gid, groups=tuple(os.getgroups()), home=home, environment={})
 
 
 def _of_user(user: str, gid: int | None) -> Credentials:

@@ -18,7 +18,7 @@ INFINITY = 2**64 - 1
 WHITESPACE = " \t\n\r"
 
 
-class Refused(Exception):  # noqa: N818 - never leaves the pure layer; InvalidDirective does
+class Refused(Exception):
     """A text that a syntax does not accept: what is wrong with it, and the remedy.
 
     Where `problem` is empty the syntax says that the text is not one of its kind.

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 # The watch rests so long that measuring takes at most this share of one CPU, and at least
 # _SHORTEST_REST seconds, and at most _LONGEST_REST, whatever the cost: a limit must be kept.

@@ -21,6 +21,7 @@ from sdbox.plan import new_id
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from sdbox.directives import Directive, Option
     from sdbox.result import Result
 
 _EPILOG = """\
@@ -49,19 +50,11 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         "-p", "--property", action=_Assign, metavar="NAME=VALUE", help="set any directive"
     )
     sections: dict[str, argparse._ArgumentGroup] = {}
-    for flag, directive in OPTIONS.items():
+    for directive in DIRECTIVES.values():
         if directive.section not in sections:
             sections[directive.section] = parser.add_argument_group(directive.section)
-        option = directive.option
-        assert option is not None
-        sections[directive.section].add_argument(
-            flag,
-            action=_Assign,
-            nargs=0 if option.constant is not None else None,
-            const=option.constant,
-            metavar=option.metavar or directive.syntax.word,
-            help=f"{directive.help} ({directive.name})".replace("%", "%%"),
-        )
+        if directive.option is not None:
+            _add_option(sections[directive.section], directive, directive.option)
     job = parser.add_argument_group("Job")
     job.add_argument("--box", metavar="NAME", help="a box from the configuration")
     job.add_argument("--config", metavar="FILE", help="instead of /etc/sdbox/sdbox.toml")
@@ -73,6 +66,17 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         "--manager", choices=CHOICES, default="auto", help="the systemd to ask (default: auto)"
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _add_option(section: argparse._ArgumentGroup, directive: Directive, option: Option) -> None:
+    section.add_argument(
+        option.flag,
+        action=_Assign,
+        nargs=0 if option.constant is not None else None,
+        const=option.constant,
+        metavar=option.metavar or directive.syntax.word,
+        help=f"{directive.help} ({directive.name})".replace("%", "%%"),
+    )
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -150,7 +154,7 @@ def _report_file(path: str | None) -> Iterator[TextIO | None]:
         yield None
         return
     try:
-        file = open(path, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed below
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise SdboxError(
             f"--report: {path!r}: {error.strerror}", hint="Name a file that can be written"

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
-from sdbox import verdict
 from sdbox.cli import streams
-from sdbox.cli.talk import complain
-from sdbox.errors import LaunchFailed
 from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 
 def complain(line: str) -> None:
     """Say what is wrong. A closed or full stderr is no reason to fail."""
-    try:
+    with contextlib.suppress(OSError):
         print(f"sdbox: {_printable(line)}", file=sys.stderr, flush=True)
-    except OSError:
-        pass
 
 
 def _printable(line: str) -> str:

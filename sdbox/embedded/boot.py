@@ -39,7 +39,7 @@ def main() -> None:
     report = socket.socket(fileno=int(report_fd))
     try:
         with step("boot"):
-            pass
+            _forget_caller()
             _boot_and_record(*arguments)
     except StepError as error:
         wire.send(report, "failed", error.name, error.path, error.number)

@@ -34,7 +34,7 @@ def remove(cgroup: Path, timeout: float) -> None:
     for path, names, _ in os.walk(cgroup, topdown=False):
         for name in names:
             Path(path, name).rmdir()
-    pass
+    cgroup.rmdir()
 
 
 def kill(cgroup: Path, timeout: float) -> None:

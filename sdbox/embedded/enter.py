@@ -96,7 +96,7 @@ def _become(command: Sequence[str], directory: Path) -> NoReturn:
         for number in _IGNORED_BY_PYTHON:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(directory if directory.is_dir() else "/")
-        os.execvpe(command[0], list(command), {"PATH": needs.PATH, **os.environ})  # noqa: S606
+        os.execvpe(command[0], list(command), {"PATH": needs.PATH, **os.environ})
     except FileNotFoundError:
         status = 127
         _complain(command[0], "no such program")

@@ -18,6 +18,7 @@ from sdbox.init.steps import StepError, step
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
     from typing import NoReturn
 
 # include/uapi/linux/sched.h
@@ -29,6 +30,13 @@ _EMPTY_MACHINE_IDS = ("", "uninitialized")
 _JOURNAL = "/var/log/journal"
 _UNITS = "/run/systemd/system"
 _TRANSIENT = "/run/systemd/transient"
+# systemd.unit(5), "Unit File Load Path": those that are not in the private /run.
+_MACHINES_UNITS = (
+    "/etc/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
 
 ENVIRONMENT = {
     "PATH": needs.PATH,
@@ -71,7 +79,7 @@ def become_systemd(
             _arrange_files(units)
         environment = {**ENVIRONMENT, "NOTIFY_SOCKET": "@" + os.fsdecode(notify[1:])}
         with step("execve", systemd):
-            os.execve(systemd, [systemd, *OPTIONS], environment)  # noqa: S606 - without a shell
+            os.execve(systemd, [systemd, *OPTIONS], environment)
     except StepError as error:
         wire.send(errors, error.name, error.path, error.number)
     finally:
@@ -95,8 +103,10 @@ def _arrange_files(units: str) -> None:
     with step("units", units):
         _copy(Path(units), Path("/run"))
     # The machine's journal: neither written nor shown.
-    if Path(_JOURNAL).is_dir():
-        _mount(_JOURNAL, "tmpfs", no_exec, mode="0755", size="4k")
+    _cover_directories([_JOURNAL])
+    # SYSTEMD_UNIT_PATH leads away from these already. Should it ever not be heeded, one of the
+    # machine's own boot services would run a second time, and empty /tmp under everybody's feet.
+    _cover_directories(_MACHINES_UNITS)
     _cover_consoles()
     _cover_machine_id()
 
@@ -126,6 +136,13 @@ def _attach(tree: int, place: str) -> None:
     syscalls.move_mount(tree, destination, place)
     os.close(destination)
     os.close(tree)
+
+
+def _cover_directories(places: Iterable[str]) -> None:
+    """Put an empty read-only directory over each that is there, once where one links to another."""
+    read_only = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOEXEC
+    for place in {os.path.realpath(place) for place in places if Path(place).is_dir()}:
+        _mount(place, "tmpfs", read_only, mode="0755", size="4k")
 
 
 def _cover_consoles() -> None:

@@ -110,9 +110,9 @@ def write(manager: Embedded) -> None:
     lines = (f"{field}={getattr(manager, field)}\n" for field in _FIELDS)
     temporary = f"{manager.state_file}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
+    with open(fd, "w", encoding="ascii") as file:
         file.write("".join(lines))
-    os.rename(temporary, manager.state_file)  # noqa: PTH104
+    os.rename(temporary, manager.state_file)
 
 
 def start_time(pid: int) -> int:
@@ -130,7 +130,7 @@ def boot_id() -> str:
 
 def pid_namespace() -> int:
     """Return the number of the caller's PID namespace."""
-    return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 _FIELDS = {

@@ -53,7 +53,7 @@ def _processes(cgroup: int) -> set[int]:
             fd = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         except FileNotFoundError:
             continue
-        with open(fd, "rb") as file:  # noqa: PTH123 - pathlib has no descriptors
+        with open(fd, "rb") as file:
             pids.update(map(int, file.read().split()))
     return pids - {0}
 

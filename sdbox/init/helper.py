@@ -113,7 +113,7 @@ class Helper:
         try:
             # The sender is this process's own supervisor, and runs the same Python: marshal is
             # there without an import, and keeps bytes as they are.
-            with open(fds[0], "rb", closefd=False) as file:  # noqa: PTH123
+            with open(fds[0], "rb", closefd=False) as file:
                 spec = marshal.load(file)  # noqa: S302
             for destination, parent in spec["private_directories"]:
                 directories[destination] = _make_directory(parent, spec["job"])
@@ -220,7 +220,7 @@ def main(control: int, supervisor: int, cgroup: str | None = None) -> NoReturn:
     `cgroup` is a cgroup to move to, where inits could not be moved to their units otherwise.
     """
     if cgroup is not None:
-        with open(f"{cgroup}/cgroup.procs", "wb", buffering=0) as file:  # noqa: PTH123
+        with open(f"{cgroup}/cgroup.procs", "wb", buffering=0) as file:
             file.write(b"0")
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):
@@ -237,5 +237,5 @@ def _make_directory(parent: str, job: str) -> str:
         os.mkdir(above, 0o700)
         path = os.path.join(above, "tmp")
         os.mkdir(path)
-        os.chmod(path, 0o1777)
+        os.chmod(path, 0o1777)  # noqa: S103 - as /tmp is
         return path

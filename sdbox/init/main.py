@@ -148,7 +148,7 @@ def _become_payload(spec: dict[str, Any], writer: int) -> NoReturn:
         payload.become(spec)
     except StepError as error:
         failure = error
-    except BaseException as error:  # noqa: BLE001 - a child of fork must never return
+    except BaseException as error:
         failure = StepError("payload", repr(error), 0)
     os.write(
         writer, f"{failure.name}\0".encode() + os.fsencode(failure.path) + b"\0%d" % failure.number
