@@ -7,7 +7,6 @@ import contextlib
 import os
 import select
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdbox.cgroup import Cgroup
@@ -18,7 +17,7 @@ from sdbox.report import Report
 
 if TYPE_CHECKING:
     from sdbox.helper import Helper
-    from sdbox.host import Endpoint
+    from sdbox.host import Endpoint, Host
     from sdbox.launch import Launch
     from sdbox.manager import Manager
     from sdbox.plan import Plan
@@ -29,9 +28,10 @@ _PLACING_TRIES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """What a launcher holds: the manager, how it is reached, and the helper."""
+    """What a launcher holds: the manager, how it is reached, its host, and the helper."""
 
     endpoint: Endpoint
+    host: Host
     manager: Manager
     helper: Helper
 
@@ -138,7 +138,8 @@ def slice_path(name: str) -> str:
 
 def _pid(pidfd: int) -> int:
     """Return the PID that a process descriptor stands for in this process's namespace."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pid:"):
-            return int(line.split()[1])
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
     raise LaunchFailed("/proc shows no PID for init", hint="Mount /proc of this PID namespace")

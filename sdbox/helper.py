@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdbox.errors import LaunchFailed, ManagerUnavailable
@@ -67,7 +66,9 @@ class Helper:
 
         ours, theirs, supervisor = _connection()
         fds = (theirs.fileno(), supervisor)
-        program = _PROGRAM.format(root=str(Path(__file__).parent.parent), arguments=(*fds, cgroup))
+        program = _PROGRAM.format(
+            root=os.path.dirname(os.path.dirname(__file__)), arguments=(*fds, cgroup)
+        )
         with _children_in(pid_namespace):
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", program],
@@ -137,11 +138,24 @@ class Helper:
         with suppress(ManagerUnavailable):
             self._send("finish", key, ())
 
-    def close(self) -> None:
-        """Hang up: the helper ends what boxes are left, and goes. Waits for that."""
-        if self._loop is not None:
-            self._loop.remove_reader(self.control.fileno())
+    async def close(self) -> None:
+        """Hang up, and wait for the helper to end what boxes are left, and itself."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.control.fileno())
         self.control.close()
+        pidfd = os.pidfd_open(self.pid)
+        ended = loop.create_future()
+        loop.add_reader(pidfd, _settle, ended)
+        try:
+            await ended
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+        self._reap()
+
+    def _reap(self) -> None:
         if self._process is not None:
             self._process.wait()
         else:
@@ -218,6 +232,11 @@ _HINTS = {
     ("Limit", errno.EPERM): "Only root may raise a hard limit",
     ("User", errno.EPERM): "Only root may start a job as another user",
 }
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _helper_gone() -> ManagerUnavailable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sdbox.errors import ManagerUnavailable
@@ -79,7 +78,7 @@ def at_embedded(manager: Embedded) -> Endpoint:
 
 def booted() -> bool:
     """Tell whether systemd is this machine's PID 1."""
-    return Path(_BOOTED).is_dir()
+    return os.path.isdir(_BOOTED)
 
 
 def host_of(endpoint: Endpoint) -> Host:
@@ -89,7 +88,7 @@ def host_of(endpoint: Endpoint) -> Host:
 
 def controllers(endpoint: Endpoint) -> frozenset[str]:
     """Return the resource controllers that the manager can enable for its units."""
-    return frozenset(Path(endpoint.cgroup_root, "cgroup.controllers").read_text().split())
+    return frozenset(_read(f"{endpoint.cgroup_root}/cgroup.controllers").split())
 
 
 def _system() -> Endpoint:
@@ -98,7 +97,7 @@ def _system() -> Endpoint:
             "systemd is not running as this machine's PID 1",
             hint="Use --manager embedded, which needs root and the packages systemd and dbus",
         )
-    if not Path(CGROUP_ROOT, "cgroup.controllers").is_file():
+    if not os.path.exists(f"{CGROUP_ROOT}/cgroup.controllers"):
         raise ManagerUnavailable(
             f"{CGROUP_ROOT} is not the unified cgroup hierarchy",
             hint="Boot with systemd.unified_cgroup_hierarchy=1",
@@ -126,6 +125,9 @@ def _memory_total() -> int:
 
 
 def _tasks_total() -> int:
-    return min(
-        int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max")
-    )
+    return min(int(_read(f"/proc/sys/kernel/{name}")) for name in ("pid_max", "threads-max"))
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

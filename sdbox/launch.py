@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdbox.errors import InvalidDirective
-from sdbox.host import host_of
 from sdbox.plan import Caller, Plan, make_plan
 from sdbox.users import look_up
 
 if TYPE_CHECKING:
     from sdbox.box import Box
     from sdbox.helper import Helper, Streams
-    from sdbox.host import Endpoint
+    from sdbox.host import Host
 
 Command = Sequence[str | bytes | os.PathLike[str]]
 
@@ -50,7 +49,7 @@ def caller(
     )
 
 
-def plan_for(endpoint: Endpoint, command: Command, box: Box, *, job: str, caller: Caller) -> Plan:
+def plan_for(host: Host, command: Command, box: Box, *, job: str, caller: Caller) -> Plan:
     """Return what launching a command in a box will take. Starts nothing.
 
     Raises Unenforceable and InvalidDirective.
@@ -65,7 +64,7 @@ def plan_for(endpoint: Endpoint, command: Command, box: Box, *, job: str, caller
         job=job,
         command=words,
         box=box,
-        host=host_of(endpoint),
+        host=host,
         credentials=credentials,
         caller=caller,
     )

@@ -93,7 +93,9 @@ class Launcher:
         self._helper.attach(asyncio.get_running_loop())
         sock = await self._helper.connect(endpoint.bus_socket)
         manager = await Manager.connect_socket(sock, timeout=_CALL_SECONDS)
-        self._connection = Connection(endpoint=endpoint, helper=self._helper, manager=manager)
+        self._connection = Connection(
+            endpoint=endpoint, host=host_of(endpoint), helper=self._helper, manager=manager
+        )
 
     async def close(self) -> None:
         """Kill the jobs that still run, and let go of manager and helper."""
@@ -103,14 +105,14 @@ class Launcher:
         if self._connection is not None:
             await self._connection.manager.close()
         if self._helper is not None:
-            await asyncio.to_thread(self._helper.close)
+            await self._helper.close()
         if self._endpoint is not None:
             self._endpoint.close()
 
     @property
     def host(self) -> Host:
         """What this launcher's plans know of the host."""
-        return host_of(self._connected().endpoint)
+        return self._connected().host
 
     @property
     def systemd_version(self) -> int:
@@ -126,7 +128,7 @@ class Launcher:
         """
         connection = self._connected()
         plan = plan_for(
-            connection.endpoint,
+            connection.host,
             command,
             options.get("box") or Box(),
             job=options.get("id") or new_id(),

@@ -46,7 +46,7 @@ def _parser(words: Sequence[str]) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
     # Only what is needed: a launch must not pay for the other verbs.
     for verb in words[:1] if words and words[0] in VERBS else VERBS:
         importlib.import_module(f"sdbox.cli.{verb}").add_parser(verbs)

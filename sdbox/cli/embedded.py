@@ -28,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the private systemd for machines where none is booted",
         description="Manages the private systemd that sdbox boots where none is running.",
     )
+    parser.set_defaults(run=run)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     status = verbs.add_parser("status", help="say whether it runs; exit status 3 if not")
     status.add_argument("--json", action="store_true", help="as JSON")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sdbox.box import Box
@@ -14,7 +15,7 @@ from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
 from sdbox.errors import SdboxError
 from sdbox.helper import Helper
-from sdbox.host import CHOICES, locate
+from sdbox.host import CHOICES, host_of, locate
 from sdbox.launch import begin, caller, plan_for
 from sdbox.plan import new_id
 
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _report_file(arguments.report) as report, streams.terminal_kept():
         endpoint = locate(arguments.manager, notice=complain)
         plan = plan_for(
-            endpoint,
+            host_of(endpoint),
             _command(arguments.command),
             box,
             job=arguments.id or new_id(),
@@ -116,6 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
         helper = Helper.fork(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
         launch = begin(helper, plan, (0, 1, 2))
         # From here on init prepares itself, while this process imports what talks to systemd.
+        # That is asyncio for the most part, and a sixth of it is TLS, which D-Bus has no use for.
+        sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
         from sdbox.cli.supervise import supervise
 
         result = supervise(launch, endpoint=endpoint, helper=helper, signals=signals)

@@ -102,7 +102,7 @@ def last(*, name: str, directory: str) -> Embedded | None:
     manager = _parse(text, name, directory)
     if manager is None or manager.boot_id != boot_id():
         return None
-    return manager
+    return manager if manager.pid_namespace == pid_namespace() else None
 
 
 def write(manager: Embedded) -> None:

@@ -66,8 +66,7 @@ def test_match_rule() -> None:
         sender="a.b", path="/a", interface="a.c", member="Removed", arguments=((2, "it's"),)
     )
     assert match.rule == (
-        "type='signal',sender='a.b',path='/a',interface='a.c',member='Removed',"
-        "arg2='it'\\''s'"
+        "type='signal',sender='a.b',path='/a',interface='a.c',member='Removed',arg2='it'\\''s'"
     )
 
 

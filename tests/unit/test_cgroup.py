@@ -90,7 +90,7 @@ def test_controllers(cgroup: Cgroup, tmp_path: Path) -> None:
 
 
 def test_open_names_the_path(tmp_path: Path) -> None:
-    with pytest.raises(CgroupError, match="no-such.*No such file"):
+    with pytest.raises(CgroupError, match=r"no-such.*No such file"):
         Cgroup.open(str(tmp_path / "no-such"))
 
 

@@ -1,0 +1,218 @@
+"""A process of the benchmark that measures, where it was started: outside, or in the manager.
+
+It reads a JSON array a line, a verb with its arguments, and answers each with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import memory
+
+from sdbox import Box, Launcher
+from sdbox.bus import Bus, Match, variant
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+TRUE = "/bin/true"
+_CALL_SECONDS = 60.0
+# What has started shows in its memory as it settles.
+_SETTLE_SECONDS = 0.5
+
+_NULL = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 0, 1)]
+
+Once = Callable[[], Awaitable[object]]
+
+
+def seconds(argv: Sequence[str]) -> float:
+    """Return how long a whole process takes, from spawn to wait."""
+    started = time.perf_counter()
+    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=_NULL)
+    _, status = os.waitpid(pid, 0)
+    taken = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"{' '.join(argv)}: wait status {status}")
+    return taken
+
+
+def api_rate(count: int, in_flight: int, box: dict[str, Any]) -> float:
+    """Return launches a second, to the end of each, through one Launcher."""
+
+    async def measure() -> float:
+        wanted = Box.from_mapping(box)
+        async with Launcher() as launcher:
+            return await _rate(lambda: launcher.run([TRUE], box=wanted), count, in_flight)
+
+    return asyncio.run(measure())
+
+
+def plain_rate(count: int, in_flight: int, address: str) -> float:
+    """Return launches a second of a loop that has the least that a scope takes."""
+
+    async def measure() -> float:
+        async with _plain_loop(address) as plain:
+            return await _rate(plain.launch, count, in_flight)
+
+    return asyncio.run(measure())
+
+
+def waiting_command(argv: Sequence[str]) -> int:
+    """Return the bytes of `sdbox run`, its helper and its init, while the payload waits.
+
+    The payload is `cat`, which ends as its stdin does.
+    """
+    stdin, ours = os.pipe2(os.O_CLOEXEC)
+    stdout, theirs = os.pipe2(os.O_CLOEXEC)
+    dup = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, theirs, 1)]
+    pid = os.posix_spawn(argv[0], [*argv, "/bin/cat"], os.environ, file_actions=dup)
+    os.close(stdin)
+    os.close(theirs)
+    os.write(ours, b"!")
+    # It comes back when the payload runs.
+    os.read(stdout, 1)
+    time.sleep(_SETTLE_SECONDS)
+    used = memory.supervision(pid)
+    os.close(ours)
+    os.waitpid(pid, 0)
+    os.close(stdout)
+    return used
+
+
+def waiting_jobs(counts: Sequence[int], box: dict[str, Any]) -> list[int]:
+    """Return the bytes of this process, helper and inits as one Launcher holds so many jobs."""
+
+    async def measure() -> list[int]:
+        wanted = Box.from_mapping(box)
+        async with Launcher() as launcher:
+            used = []
+            held = 0
+            for count in counts:
+                command = ["/bin/sleep", "infinity"]
+                await _rate(lambda: launcher.start(command, box=wanted), count - held, 20)
+                held = count
+                await asyncio.sleep(_SETTLE_SECONDS)
+                used.append(memory.supervision(os.getpid()))
+            return used
+
+    return asyncio.run(measure())
+
+
+async def _rate(once: Once, count: int, in_flight: int) -> float:
+    todo = iter(range(count))
+
+    async def lane() -> None:
+        for _ in todo:
+            await once()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(in_flight)))
+    return count / (time.perf_counter() - started)
+
+
+class _PlainLoop:
+    """StartTransientUnit with a blocked child in it; then the child becomes `true`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._numbers = itertools.count()
+        self._placed: dict[str, asyncio.Future[str]] = {}
+
+    async def launch(self) -> None:
+        loop = asyncio.get_running_loop()
+        unit = f"sdbox-bench-{os.getpid()}-{next(self._numbers)}.scope"
+        placed = self._placed[unit] = loop.create_future()
+        pid, go = _blocked_child()
+        properties = [
+            ("Slice", variant("s", "sdbox.slice")),
+            ("CollectMode", variant("s", "inactive-or-failed")),
+            ("PIDs", variant("au", [pid])),
+        ]
+        await self._bus.call(
+            destination="org.freedesktop.systemd1",
+            path="/org/freedesktop/systemd1",
+            interface="org.freedesktop.systemd1.Manager",
+            member="StartTransientUnit",
+            signature="ssa(sv)a(sa(sv))",
+            body=(unit, "fail", properties, ()),
+            timeout=_CALL_SECONDS,
+        )
+        if (result := await placed) != "done":
+            raise SystemExit(f"{unit}: {result}")
+        os.write(go, b"!")
+        os.close(go)
+        await _ended(pid)
+
+    def job_removed(self, body: list[Any]) -> None:
+        _, _, unit, result = body
+        # Units that are not ours end, too.
+        if placed := self._placed.pop(unit, None):
+            placed.set_result(result)
+
+
+@asynccontextmanager
+async def _plain_loop(address: str) -> AsyncIterator[_PlainLoop]:
+    bus = await Bus.connect(address, timeout=_CALL_SECONDS)
+    plain = _PlainLoop(bus)
+    match = Match(
+        sender="org.freedesktop.systemd1",
+        path="/org/freedesktop/systemd1",
+        interface="org.freedesktop.systemd1.Manager",
+        member="JobRemoved",
+    )
+    await bus.add_match(match, plain.job_removed, timeout=_CALL_SECONDS)
+    try:
+        yield plain
+    finally:
+        await bus.close()
+
+
+def _blocked_child() -> tuple[int, int]:
+    """Return the PID of a child that waits for a byte on the descriptor, and becomes `true`."""
+    wait, go = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(go)
+        if os.read(wait, 1):
+            os.execv(TRUE, [TRUE])  # noqa: S606
+        os._exit(1)
+    os.close(wait)
+    return pid, go
+
+
+async def _ended(pid: int) -> None:
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(pid)
+    ended = loop.create_future()
+    loop.add_reader(pidfd, ended.set_result, None)
+    await ended
+    loop.remove_reader(pidfd)
+    os.close(pidfd)
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit(f"The child {pid} could not become {TRUE}")
+
+
+_VERBS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (seconds, api_rate, plain_rate, waiting_command, waiting_jobs)
+}
+
+
+def main() -> None:
+    """Answer until there is nothing more to read."""
+    for line in sys.stdin:
+        verb, *arguments = json.loads(line)
+        sys.stdout.write(json.dumps(_VERBS[verb](*arguments)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""The command `sdbox` as its users run it, and the proof that no job leaves anything behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sdbox import embedded
+from sdbox.errors import TimedOut
+from sdbox.execution import slice_path
+from sdbox.helper import Helper
+from sdbox.host import booted, controllers, locate
+from sdbox.manager import Manager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sdbox.host import Endpoint
+
+SECONDS = 30.0
+CHECKOUT = Path(__file__).parent.parent
+# Inherited from a job's supervisor by all of its processes: they are found by it.
+MARK = "SDBOX_TEST_JOB"
+# In front of the ids of all jobs of this run of the tests: others may run beside it.
+SESSION = f"test{os.getpid()}"
+
+_FROM_CHECKOUT = "import sys; sys.path.insert(0, {!r}); from sdbox.cli import main; sys.exit(main())"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    markers = (
+        "needs_controller(name): units must have this resource controller",
+        "needs_no_controller(name): units must lack it, so that sdbox is on its own",
+        "needs_embedded: the machine's own systemd is not running",
+    )
+    for line in markers:
+        config.addinivalue_line("markers", line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a command ended. `status` is negative for a signal; `report` that of --report."""
+
+    id: str
+    status: int
+    stdout: bytes
+    stderr: bytes
+    report: dict[str, Any] | None = None
+
+    @property
+    def out(self) -> str:
+        return self.stdout.decode()
+
+    @property
+    def err(self) -> str:
+        return self.stderr.decode()
+
+    @property
+    def account(self) -> dict[str, Any]:
+        assert self.report is not None, "run(…, report=True) was meant"
+        return self.report
+
+
+class Running:
+    """A command that runs: its output by lines, its input, its end. All waits have an end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], job: str) -> None:
+        self.process = process
+        self.id = job
+        self.unit = f"sdbox-{job}.scope"
+        self._read = b""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def line(self) -> str:
+        """The next line of stdout, without its newline."""
+        return self.until("\n").removesuffix("\n")
+
+    def until(self, text: str) -> str:
+        """Stdout up to and including `text`."""
+        wanted, end = text.encode(), time.monotonic() + SECONDS
+        while wanted not in self._read:
+            self._read += self._more(end)
+        found, _, self._read = self._read.partition(wanted)
+        return (found + wanted).decode()
+
+    def at_end_of_output(self) -> bool:
+        """Whether nobody holds stdout any more."""
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        return bool(select.select([fd], [], [], SECONDS)[0]) and not os.read(fd, 1)
+
+    def send(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> Outcome:
+        """Close stdin, and wait for the end."""
+        stdout, stderr = self.process.communicate(timeout=SECONDS)
+        return Outcome(
+            id=self.id,
+            status=self.process.returncode,
+            stdout=self._read + (stdout or b""),
+            stderr=stderr or b"",
+        )
+
+    def _more(self, end: float) -> bytes:
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        if not select.select([fd], [], [], max(0, end - time.monotonic()))[0]:
+            raise TimedOut(f"no more than {self._read!r} in {SECONDS:g} s")
+        data = os.read(fd, 65536)
+        if not data:
+            raise AssertionError(f"ended after {self._read!r}")
+        return data
+
+
+class Sdbox:
+    """The command, and the jobs that one test has started with it."""
+
+    def __init__(self, command: tuple[str, ...], endpoint: Endpoint, directory: Path) -> None:
+        self.command = command
+        self.endpoint = endpoint
+        self.ids: list[str] = []
+        self._directory = directory
+        self._running: list[Running] = []
+
+    def new_id(self) -> str:
+        self.ids.append(f"{SESSION}-{next(_NUMBERS)}")
+        return self.ids[-1]
+
+    def call(self, *words: str | bytes, **options: Any) -> Outcome:
+        """Run `sdbox WORDS…`."""
+        options = {"input": b"", "timeout": SECONDS} | options
+        done = subprocess.run(
+            [*self.command, *words], capture_output=True, check=False, **options
+        )
+        return Outcome(id="", status=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+    def run(self, *words: str | bytes, report: bool = False, **options: Any) -> Outcome:
+        """Run `sdbox run WORDS…` as a job of this test."""
+        job = self.new_id()
+        place = self._directory / f"{job}.json"
+        reporting = [f"--report={place}"] if report else []
+        done = self.call("run", f"--id={job}", *reporting, *words, **_marked(options, job))
+        text = place.read_text() if place.exists() else ""
+        return Outcome(
+            id=job,
+            status=done.status,
+            stdout=done.stdout,
+            stderr=done.stderr,
+            report=json.loads(text) if text else None,
+        )
+
+    def sh(self, script: str, *options: str, report: bool = False, **popen: Any) -> Outcome:
+        """Run a shell script as a job, with sdbox's OPTIONS."""
+        return self.run(*options, "--", "sh", "-c", script, report=report, **popen)
+
+    def start(self, *words: str | bytes, **options: Any) -> Running:
+        """Start `sdbox run WORDS…`, which is killed in the end if it still runs."""
+        job = self.new_id()
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        process = subprocess.Popen(
+            [*self.command, "run", f"--id={job}", *words],
+            bufsize=0,
+            **pipes | _marked(options, job),
+        )
+        self._running.append(Running(process, job))
+        return self._running[-1]
+
+    def start_sh(self, script: str, *options: str, **popen: Any) -> Running:
+        return self.start(*options, "--", "sh", "-c", script, **popen)
+
+    def inside(self, *command: str) -> Outcome:
+        """Run a command such as systemctl where the jobs' manager is."""
+        if self.endpoint.kind == "embedded":
+            return self.call("embedded", "exec", "--", *command)
+        done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
+        return Outcome(id="", status=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+    def cgroup(self, job: str, slice_name: str = "sdbox.slice") -> Path:
+        root = self.endpoint.cgroup_root + slice_path(slice_name)
+        return Path(root, f"sdbox-{job}.scope")
+
+    def close(self) -> None:
+        """Kill what runs, wait until it is gone, and make sure that nothing is left."""
+        for running in self._running:
+            running.process.kill()
+            running.process.communicate(timeout=SECONDS)
+        marks = [f"{MARK}={job}\0".encode() for job in self.ids]
+        assert wait_for_end(marks, SECONDS), "processes of jobs outlive their supervisors"
+        lasting = [job for job in self.ids if self.cgroup(job).exists()]
+        if lasting:
+            asyncio.run(wait_for_units(self.endpoint, lasting))
+        assert [job for job in self.ids if self.cgroup(job).exists()] == []
+        assert [path for job in self.ids for path in private_directories(job)] == []
+
+
+_NUMBERS = iter(range(1_000_000))
+
+
+def _marked(options: dict[str, Any], job: str) -> dict[str, Any]:
+    environment = options.get("env")
+    marked = dict(os.environ if environment is None else environment) | {MARK: job}
+    return options | {"env": marked}
+
+
+def private_directories(job: str) -> list[Path]:
+    return [path for above in ("/tmp", "/var/tmp") for path in Path(above).glob(f"*{job}-*")]
+
+
+def processes_with(marks: Iterable[bytes]) -> list[int]:
+    """The PIDs of all processes that have one of these variables in their environment."""
+    found, marks = [], tuple(marks)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if any(mark in environment for mark in marks):
+                found.append(int(entry.name))
+    return found
+
+
+def wait_for_end(marks: Iterable[bytes], seconds: float) -> bool:
+    """Wait until no process has one of these variables; return whether that came to pass."""
+    end, marks = time.monotonic() + seconds, list(marks)
+    while pids := processes_with(marks):
+        for pid in pids:
+            if not wait_for_process(pid, end - time.monotonic()):
+                return False
+    return True
+
+
+def wait_for_process(pid: int, seconds: float) -> bool:
+    """Wait for the end of any process; return whether it came in time."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], max(0, seconds))[0])
+    finally:
+        os.close(pidfd)
+
+
+async def wait_for_units(endpoint: Endpoint, jobs: Iterable[str], seconds: float = SECONDS) -> None:
+    """Wait until the manager has no units of these jobs."""
+    async with asyncio.timeout(seconds):
+        helper, manager = await connect(endpoint)
+        for job in jobs:
+            await manager.wait_removed(f"sdbox-{job}.scope", timeout=seconds)
+        await manager.close()
+        helper.close()
+
+
+async def connect(endpoint: Endpoint) -> tuple[Helper, Manager]:
+    """A connection to the manager, made from where its processes are."""
+    helper = Helper.spawn(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
+    helper.attach(asyncio.get_running_loop())
+    sock = await helper.connect(endpoint.bus_socket)
+    return helper, await Manager.connect_socket(sock, timeout=SECONDS)
+
+
+@pytest.fixture(scope="session")
+def sdbox_command() -> tuple[str, ...]:
+    """`sdbox` as it is installed beside this Python, or else the checkout's."""
+    installed = Path(sys.executable).with_name("sdbox")
+    if installed.exists():
+        return (str(installed),)
+    return (sys.executable, "-I", "-c", _FROM_CHECKOUT.format(str(CHECKOUT)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """The manager of the jobs. `first` is the launch that booted it, if one of ours did."""
+
+    endpoint: Endpoint
+    controllers: frozenset[str]
+    first: subprocess.CompletedProcess[bytes] | None
+
+
+@pytest.fixture(scope="session")
+def job_site(sdbox_command: tuple[str, ...]) -> Iterator[Site]:
+    """The machine's manager, or the embedded one, booted as a user's first launch boots it."""
+    if os.geteuid() != 0:
+        pytest.skip("a system manager takes jobs from root only")
+    first = None
+    if not booted() and embedded.find() is None:
+        command = [*sdbox_command, "run", f"--id={SESSION}-first", "--", "true"]
+        first = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
+    endpoint = locate("auto", notice=lambda line: None)
+    mounts = _mounts()
+    try:
+        yield Site(endpoint=endpoint, controllers=controllers(endpoint), first=first)
+        assert asyncio.run(_units(endpoint)) == []
+        assert _left_in_temporary_directories() == []
+        assert _mounts() <= mounts
+    finally:
+        endpoint.close()
+        if first is not None:
+            # Not by force: a job that still runs is a failure.
+            embedded.stop()
+
+
+def _mounts() -> set[str]:
+    """The machine's mounts, as far as they can be of our making."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line for line in lines if "sdbox" in line or SESSION in line or "pytest" in line}
+
+
+def _left_in_temporary_directories() -> list[Path]:
+    parents = (Path("/tmp"), Path("/var/tmp"))
+    return [path for above in parents for path in above.glob(f"sdbox-private-{SESSION}-*")]
+
+
+async def _units(endpoint: Endpoint) -> list[str]:
+    helper, manager = await connect(endpoint)
+    units = await manager.list_units(f"sdbox-{SESSION}-*")
+    await manager.close()
+    helper.close()
+    return [unit.name for unit in units]
+
+
+@pytest.fixture
+def sdbox(sdbox_command: tuple[str, ...], job_site: Site, tmp_path: Path) -> Iterator[Sdbox]:
+    command = Sdbox(sdbox_command, job_site.endpoint, tmp_path)
+    yield command
+    command.close()
+
+
+@pytest.fixture
+def new_id() -> Callable[[], str]:
+    """Ids for jobs that a test starts through the API."""
+    return lambda: f"{SESSION}-{next(_NUMBERS)}"
+
+
+@pytest.fixture(autouse=True)
+def _capabilities(request: pytest.FixtureRequest) -> None:
+    """Skip what this machine can't show, by the name of what it lacks."""
+    for marker in request.node.iter_markers("needs_controller"):
+        if marker.args[0] not in _site(request).controllers:
+            pytest.skip(f"units here have no {marker.args[0]} controller")
+    for marker in request.node.iter_markers("needs_no_controller"):
+        if marker.args[0] in _site(request).controllers:
+            pytest.skip(f"units here have the {marker.args[0]} controller")
+    if request.node.get_closest_marker("needs_embedded") and booted():
+        pytest.skip("systemd runs as this machine's PID 1")
+
+
+def _site(request: pytest.FixtureRequest) -> Site:
+    site: Site = request.getfixturevalue("job_site")
+    return site
+
+
+def ended_by(number: signal.Signals) -> int:
+    """The status of a process that a signal has ended."""
+    return -number

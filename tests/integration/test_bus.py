@@ -1,0 +1,400 @@
+"""bus.py against the real bus, and against peers that behave badly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sdbox.bus import Bus, Match, variant
+from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.integration.conftest import Site
+
+SECONDS = 20.0
+# For what is to run out of time.
+SHORT = 0.1
+
+DRIVER = "org.freedesktop.DBus"
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER = {
+    "destination": SYSTEMD,
+    "path": "/org/freedesktop/systemd1",
+    "interface": f"{SYSTEMD}.Manager",
+}
+UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
+INVALID_ARGUMENTS = "org.freedesktop.DBus.Error.InvalidArgs"
+
+ACCEPTED = b"DATA\r\nOK 0123\r\nAGREE_UNIX_FD\r\n"
+
+
+@pytest.fixture
+async def bus(site: Site) -> AsyncIterator[Bus]:
+    bus = await Bus.connect(site.bus_address, timeout=SECONDS)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open(site: Site) -> Iterator[None]:
+    """No test of this file leaves a descriptor open but those of its event loop."""
+    before = open_files()
+    yield
+    assert not open_files() - before
+
+
+def open_files() -> Counter[str]:
+    """What this process has open; an inode's number tells sockets and pipes apart."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            links.append(str(Path("/proc/self/fd", fd).readlink()))
+        except FileNotFoundError:  # the directory that was just listed
+            continue
+    return Counter(links)
+
+
+async def call_driver(bus: Bus, member: str, signature: str = "", *body: Any) -> list[Any]:
+    return await bus.call(
+        destination=DRIVER,
+        path="/org/freedesktop/DBus",
+        interface=DRIVER,
+        member=member,
+        signature=signature,
+        body=body,
+        timeout=SECONDS,
+    )
+
+
+async def connections(bus: Bus) -> set[str]:
+    (names,) = await call_driver(bus, "ListNames")
+    return {name for name in names if name.startswith(":")}
+
+
+@asynccontextmanager
+async def other_connection(site: Site, bus: Bus) -> AsyncIterator[tuple[Bus, str]]:
+    """One more connection, and its name on the bus."""
+    before = await connections(bus)
+    other = await Bus.connect(site.bus_address, timeout=SECONDS)
+    (name,) = await connections(bus) - before
+    yield other, name
+    await other.close()
+
+
+async def ignored_call(bus: Bus, name: str, timeout: float) -> list[Any]:
+    """A call to a connection of ours, which never answers one."""
+    return await bus.call(
+        destination=name, path="/", interface="a.b", member="Wait", timeout=timeout
+    )
+
+
+async def peer(answer: bytes) -> tuple[socket.socket, socket.socket]:
+    """A connected socket whose other end has said `answer` and nothing more."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(answer)
+    return ours, theirs
+
+
+async def test_call(bus: Bus) -> None:
+    (names,) = await call_driver(bus, "ListNames")
+    assert SYSTEMD in names
+
+
+async def test_an_error_has_its_name(bus: Bus) -> None:
+    with pytest.raises(ManagerRefused) as caught:
+        await call_driver(bus, "NoSuchMethod")
+    assert caught.value.name == UNKNOWN_METHOD
+
+
+async def test_many_calls_at_once(bus: Bus) -> None:
+    calls = (
+        bus.call(
+            destination=SYSTEMD,
+            path="/org/freedesktop/systemd1",
+            interface="org.freedesktop.DBus.Properties",
+            member="Get",
+            signature="ss",
+            body=(f"{SYSTEMD}.Manager", "Version"),
+            timeout=SECONDS,
+        )
+        for _ in range(500)
+    )
+    answers = await asyncio.gather(*calls)
+    assert len({value.value for (value,) in answers}) == 1
+
+
+async def test_a_message_larger_than_the_sockets_buffer(bus: Bus) -> None:
+    text = "x" * 8 * 2**20
+    calls = [call_driver(bus, "NoSuchMethod", "s", text), call_driver(bus, "GetId")]
+    refused, answered = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(refused, ManagerRefused)
+    assert isinstance(answered, list)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\udcff"])
+async def test_a_text_that_the_bus_does_not_take_costs_its_own_call_only(
+    bus: Bus, text: str
+) -> None:
+    with pytest.raises(ManagerRefused) as caught:
+        await call_driver(bus, "GetNameOwner", "s", text)
+    assert caught.value.name == INVALID_ARGUMENTS
+    assert await call_driver(bus, "GetId")
+
+
+async def test_a_call_that_is_not_answered(site: Site, bus: Bus) -> None:
+    async with other_connection(site, bus) as (_, name):
+        with pytest.raises(TimedOut, match=r"a\.b\.Wait"):
+            await ignored_call(bus, name, SHORT)
+    # The bus now answers for the other one, which left: nobody waits for that.
+    assert await call_driver(bus, "GetId")
+
+
+async def test_the_called_one_leaves(site: Site, bus: Bus) -> None:
+    async with other_connection(site, bus) as (other, name):
+        waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
+        await call_driver(bus, "GetId")
+        await other.close()
+        with pytest.raises(ManagerRefused) as caught:
+            await waiting
+    assert caught.value.name == "org.freedesktop.DBus.Error.NoReply"
+
+
+async def test_cancelling_a_call(site: Site, bus: Bus) -> None:
+    async with other_connection(site, bus) as (_, name):
+        waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
+        await call_driver(bus, "GetId")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert await call_driver(bus, "GetId")
+
+
+async def test_close_fails_what_is_pending(site: Site, bus: Bus) -> None:
+    async with other_connection(site, bus) as (_, name):
+        waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
+        await call_driver(bus, "GetId")
+        await bus.close()
+        with pytest.raises(ManagerUnavailable):
+            await waiting
+    assert bus.closed.done()
+    with pytest.raises(ManagerUnavailable):
+        await call_driver(bus, "GetId")
+    await bus.close()
+
+
+async def test_a_file_descriptor_is_passed(bus: Bus) -> None:
+    reading, writing = os.pipe()
+    command = ("/bin/echo", ("echo", "from the service"), False)
+    properties = [
+        ("ExecStart", variant("a(sasb)", (command,))),
+        ("StandardOutputFileDescriptor", variant("h", 0)),
+        ("DefaultDependencies", variant("b", False)),
+        ("CollectMode", variant("s", "inactive-or-failed")),
+    ]
+    await bus.call(
+        **MANAGER,
+        member="StartTransientUnit",
+        signature="ssa(sv)a(sa(sv))",
+        body=(f"sdbox-test-{os.getpid()}.service", "fail", properties, ()),
+        fds=(writing,),
+        timeout=SECONDS,
+    )
+    os.close(writing)
+    text = await asyncio.to_thread(os.read, reading, 100)
+    os.close(reading)
+    assert text == b"from the service\n"
+
+
+async def test_received_descriptors_are_closed(bus: Bus) -> None:
+    before = open_files()
+    await bus.call(**MANAGER, member="DumpByFileDescriptor", timeout=SECONDS)
+    assert not open_files() - before
+
+
+def signal_of_tests(member: str, *arguments: tuple[int, str]) -> Match:
+    return Match(
+        sender=DRIVER,
+        path="/org/freedesktop/DBus",
+        interface=DRIVER,
+        member=member,
+        arguments=arguments,
+    )
+
+
+async def test_signals(site: Site, bus: Bus) -> None:
+    bodies: asyncio.Queue[list[Any]] = asyncio.Queue()
+    match = signal_of_tests("NameOwnerChanged")
+    await bus.add_match(match, bodies.put_nowait, timeout=SECONDS)
+    async with other_connection(site, bus) as (_, name):
+        assert await asyncio.wait_for(bodies.get(), SECONDS) == [name, "", name]
+    assert await asyncio.wait_for(bodies.get(), SECONDS) == [name, name, ""]
+    await bus.remove_match(match, bodies.put_nowait, timeout=SECONDS)
+    async with other_connection(site, bus):
+        await call_driver(bus, "GetId")
+    assert bodies.empty()
+
+
+async def test_a_match_on_an_argument(site: Site, bus: Bus) -> None:
+    bodies: asyncio.Queue[list[Any]] = asyncio.Queue()
+    match = signal_of_tests("NameOwnerChanged", (0, "no.such.name"))
+    await bus.add_match(match, bodies.put_nowait, timeout=SECONDS)
+    async with other_connection(site, bus):
+        await call_driver(bus, "GetId")
+    assert bodies.empty()
+
+
+async def test_a_callback_that_raises_costs_nothing_else(site: Site, bus: Bus) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    bodies: asyncio.Queue[list[Any]] = asyncio.Queue()
+    match = signal_of_tests("NameOwnerChanged")
+    await bus.add_match(match, failing, timeout=SECONDS)
+    await bus.add_match(match, bodies.put_nowait, timeout=SECONDS)
+    async with other_connection(site, bus):
+        await asyncio.wait_for(bodies.get(), SECONDS)
+    assert isinstance(reported[0]["exception"], ZeroDivisionError)
+
+
+def failing(body: list[Any]) -> None:
+    raise ZeroDivisionError(body)
+
+
+async def test_a_forged_signal_is_not_believed(site: Site, bus: Bus) -> None:
+    bodies: asyncio.Queue[list[Any]] = asyncio.Queue()
+    before = await connections(bus)
+    victim = await Bus.connect(site.bus_address, timeout=SECONDS)
+    (name,) = await connections(bus) - before
+    forged = Match(sender=SYSTEMD, path="/forged", interface="a.b", member="Done")
+    await victim.add_match(forged, bodies.put_nowait, timeout=SECONDS)
+    send = ["dbus-send", f"--bus={site.bus_address}", "--type=signal", f"--dest={name}"]
+    await asyncio.to_thread(subprocess.run, [*send, "/forged", "a.b.Done"], check=True)
+    # What was sent before the bus answers this has come by then.
+    await call_driver(victim, "GetId")
+    await victim.close()
+    assert bodies.empty()
+
+
+async def test_a_refused_match_leaves_no_callback(bus: Bus) -> None:
+    match = signal_of_tests("Bad", (99, "there are no more than 64"))
+    with pytest.raises(ManagerRefused) as caught:
+        await bus.add_match(match, failing, timeout=SECONDS)
+    assert caught.value.name == "org.freedesktop.DBus.Error.MatchRuleInvalid"
+    assert match.key not in bus._callbacks
+
+
+async def test_nobody_listens(tmp_path: Path) -> None:
+    with pytest.raises(ManagerUnavailable, match="No such file"):
+        await Bus.connect(f"unix:path={tmp_path}/bus", timeout=SECONDS)
+
+
+async def test_the_listeners_backlog_is_full(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(f"{tmp_path}/bus")
+        listener.listen(0)
+        first.connect(f"{tmp_path}/bus")
+        with pytest.raises(TimedOut, match=f"{tmp_path}/bus"):
+            await Bus.connect(f"unix:path={tmp_path}/bus", timeout=SHORT)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"DATA\r\n",
+        b"REJECTED EXTERNAL\r\n",
+        b"DATA\r\nOK 0123\r\nERROR\r\n",
+        b"DATA\r\nREJECTED\r\nERROR\r\n",
+        b"x" * 10000,
+        b"\xff\r\n\r\n\r\n",
+    ],
+)
+async def test_a_peer_that_does_not_authenticate(answer: bytes) -> None:
+    ours, theirs = await peer(answer)
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(ManagerUnavailable):
+        await Bus.connect_socket(ours, timeout=SECONDS)
+    theirs.close()
+
+
+async def test_a_peer_that_closes_at_once() -> None:
+    ours, theirs = await peer(b"")
+    theirs.close()
+    with pytest.raises(ManagerUnavailable):
+        await Bus.connect_socket(ours, timeout=SECONDS)
+
+
+@pytest.mark.parametrize("answer", [b"", b"DATA\r\n", ACCEPTED], ids=["silent", "slow", "no-name"])
+async def test_a_peer_that_says_no_more(answer: bytes) -> None:
+    ours, theirs = await peer(answer)
+    with pytest.raises(TimedOut):
+        await Bus.connect_socket(ours, timeout=SHORT)
+    theirs.close()
+
+
+HUGE = b"l\2\1\1" + b"\xff\xff\xff\x7f" + b"\1\0\0\0" + b"\0\0\0\0"
+
+
+@pytest.mark.parametrize("message", [b"x" * 64, HUGE, b"l\1\1\7" + bytes(60), b"l\1"])
+async def test_a_peer_that_sends_rubbish(message: bytes) -> None:
+    ours, theirs = await peer(ACCEPTED)
+    connecting = asyncio.create_task(Bus.connect_socket(ours, timeout=SECONDS))
+    await asyncio.get_running_loop().run_in_executor(None, read_hello, theirs)
+    theirs.sendall(message)
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(ManagerUnavailable):
+        await connecting
+    theirs.close()
+
+
+def read_hello(sock: socket.socket) -> None:
+    data = b""
+    while b"Hello" not in data:
+        data += sock.recv(4096)
+
+
+@pytest.fixture
+def own_bus(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A bus for this test alone: its address and its daemon."""
+    address = f"unix:path={tmp_path}/bus"
+    configuration = tmp_path / "bus.conf"
+    configuration.write_text(
+        f"<busconfig><listen>{address}</listen><policy context='default'><allow user='*'/>"
+        "<allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/>"
+        "</policy></busconfig>"
+    )
+    daemon = subprocess.Popen(
+        ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address"],
+        stdout=subprocess.PIPE,
+    )
+    assert daemon.stdout is not None
+    daemon.stdout.readline()
+    yield address, daemon
+    daemon.kill()
+    daemon.communicate()
+
+
+async def test_the_bus_goes_away(own_bus: tuple[str, subprocess.Popen[bytes]]) -> None:
+    address, daemon = own_bus
+    bus = await Bus.connect(address, timeout=SECONDS)
+    first = await connections(bus)
+    other = await Bus.connect(address, timeout=SECONDS)
+    (name,) = await connections(bus) - first
+    waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
+    await call_driver(bus, "GetId")
+    daemon.kill()
+    with pytest.raises(ManagerUnavailable, match="lost"):
+        await waiting
+    assert "lost" in await bus.closed
+    await other.closed
+    with pytest.raises(ManagerUnavailable, match="lost"):
+        await call_driver(bus, "GetId")
