@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from sdbox.cli import entry
 
-from sdbox.cli import main
-
-sys.exit(main())
+entry()

@@ -52,7 +52,7 @@ else:
     from sdbox._dbus_next.signature import Variant
 
 # dbus-daemon answers LimitsExceeded to a connection's 129th pending call (its limit
-# max_replies_per_connection); the margin is for calls that timed out here and still pend there.
+# max_replies_per_connection).
 MAX_CALLS = 100
 
 # The D-Bus specification's maximum. A longer one comes from a broken or hostile peer.
@@ -190,7 +190,7 @@ class Bus:
                 body=_plain(body),
                 unix_fds=list(fds),
             )
-        async with within(timeout, f"{interface}.{member}"), self._slots:
+        async with within(timeout, f"{interface}.{member}"):
             return await self._exchange(message)
 
     async def add_match(self, match: Match, callback: Callback, *, timeout: float) -> None:
@@ -236,18 +236,18 @@ class Bus:
         )
 
     async def _exchange(self, message: Message) -> list[Any]:
-        if self.closed.done():
-            raise self.unavailable()
         serial = message.serial = self._next_serial()
         with _refusing_misfits(message.member):
             data = message._marshall(negotiate_unix_fd=True)
-        reply: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._pending[serial] = reply
-        try:
-            self._wire.send(data, message.unix_fds)
-            return await reply
-        finally:
-            self._pending.pop(serial, None)
+        await self._slots.acquire()
+        if self.closed.done():
+            self._slots.release()
+            raise self.unavailable()
+        # It stays there, and keeps its slot, when the caller gives up: the daemon, too, has the
+        # call pending until it is answered.
+        reply = self._pending[serial] = self._loop.create_future()
+        self._wire.send(data, message.unix_fds)
+        return await reply
 
     def _next_serial(self) -> int:
         # 32 bits, never 0; a process that lives for months gets around.
@@ -267,9 +267,11 @@ class Bus:
             self._reply(message)
 
     def _reply(self, message: Message) -> None:
-        # Nobody waits any longer for a reply to a call that timed out.
         reply = self._pending.pop(message.reply_serial, None)
-        if reply is None or reply.done():
+        if reply is None:
+            return
+        self._slots.release()
+        if reply.done():
             return
         if message.message_type is MessageType.ERROR:
             reply.set_exception(_refusal(message))
@@ -292,6 +294,7 @@ class Bus:
             return
         self.closed.set_result(reason)
         for reply in self._pending.values():
+            self._slots.release()
             if not reply.done():
                 reply.set_exception(self.unavailable())
         self._pending.clear()

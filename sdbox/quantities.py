@@ -41,7 +41,9 @@ def count(text: str) -> int:
     digits = text.strip(WHITESPACE)
     if not digits or digits.strip(_DIGITS):
         raise Refused
-    if len(digits.lstrip("0")) > 20 or int(digits) >= INFINITY:
+    if digits[0] == "0" and digits != "0":
+        raise Refused("begins with a 0", "Leave the 0 out: systemd would take it for octal")
+    if len(digits) > 20 or int(digits) >= INFINITY:
         raise _too_large()
     return int(digits)
 
@@ -120,7 +122,7 @@ def _size(text: str, factors: Mapping[str, int]) -> int:
     for whole, fraction, unit in _terms(text):
         # Suffixes go down: `1G 512M` is a size, `512M 1G` a mistake.
         factor = factors.get(unit, INFINITY)
-        if factor >= last:
+        if factor >= last or not whole:
             raise Refused
         total += _scaled(whole, fraction, factor)
         last = factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING
 
 from sdbox.cli import streams
@@ -27,6 +28,7 @@ async def _supervise(
     async with Launcher(endpoint=endpoint, helper=helper) as launcher:
         job = await launcher.execute(launch)
         streams.let_go()
+        gc.enable()
         loop = asyncio.get_running_loop()
         loop.add_reader(signals.fd, signals.forward, job.send_signal)
         result = await job.wait()

@@ -159,6 +159,33 @@ async def test_a_call_that_is_not_answered(site: Site, bus: Bus) -> None:
     assert await call_driver(bus, "GetId")
 
 
+async def test_calls_that_are_not_answered_stay_below_the_daemons_limit(
+    own_bus: tuple[str, subprocess.Popen[bytes]],
+) -> None:
+    bus = await Bus.connect(own_bus[0], timeout=SECONDS)
+    first = await connections(bus)
+    other = await Bus.connect(own_bus[0], timeout=SECONDS)
+    (name,) = await connections(bus) - first
+    for _ in range(2):
+        calls = [ignored_call(bus, name, SHORT) for _ in range(150)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {TimedOut}
+    await other.close()
+    # It left, so all are answered now.
+    assert await call_driver(bus, "GetId")
+    await bus.close()
+
+
+async def test_more_calls_than_slots_when_the_connection_ends(site: Site, bus: Bus) -> None:
+    async with other_connection(site, bus) as (_, name):
+        calls = [asyncio.create_task(ignored_call(bus, name, SECONDS)) for _ in range(300)]
+        await asyncio.wait(calls, timeout=SHORT)
+        await bus.close()
+        done, waiting = await asyncio.wait(calls, timeout=SECONDS / 2)
+    assert not waiting
+    assert {type(call.exception()) for call in done} == {ManagerUnavailable}
+
+
 async def test_the_called_one_leaves(site: Site, bus: Bus) -> None:
     async with other_connection(site, bus) as (other, name):
         waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
@@ -341,17 +368,26 @@ async def test_a_peer_that_says_no_more(answer: bytes) -> None:
     theirs.close()
 
 
+# Little-endian, a reply, version 1, a body of 2 GiB.
 HUGE = b"l\2\1\1" + b"\xff\xff\xff\x7f" + b"\1\0\0\0" + b"\0\0\0\0"
 
 
-@pytest.mark.parametrize("message", [b"x" * 64, HUGE, b"l\1\1\7" + bytes(60), b"l\1"])
-async def test_a_peer_that_sends_rubbish(message: bytes) -> None:
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"x" * 64, "endian"),
+        (HUGE, "a message of 2147483"),
+        (b"l\1\1\7" + bytes(60), "protocol version"),
+        (b"l\1", "closed by the other side"),
+    ],
+)
+async def test_a_peer_that_sends_rubbish(message: bytes, reason: str) -> None:
     ours, theirs = await peer(ACCEPTED)
     connecting = asyncio.create_task(Bus.connect_socket(ours, timeout=SECONDS))
     await asyncio.get_running_loop().run_in_executor(None, read_hello, theirs)
     theirs.sendall(message)
     theirs.shutdown(socket.SHUT_WR)
-    with pytest.raises(ManagerUnavailable):
+    with pytest.raises(ManagerUnavailable, match=reason):
         await connecting
     theirs.close()
 
@@ -370,7 +406,7 @@ def own_bus(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     configuration.write_text(
         f"<busconfig><listen>{address}</listen><policy context='default'><allow user='*'/>"
         "<allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/>"
-        "</policy></busconfig>"
+        "</policy><limit name='max_replies_per_connection'>128</limit></busconfig>"
     )
     daemon = subprocess.Popen(
         ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address"],
