@@ -22,6 +22,7 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from sdbox import dial
 from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
 from sdbox.record import record
 
@@ -60,14 +61,6 @@ MAX_MESSAGE_BYTES = 128 * 2**20
 
 # Messages handled before the event loop gets its turn again.
 _BATCH = 64
-
-# Without an identity in it the daemon takes the one that the kernel names: our own uid as we see
-# it would be wrong in a user namespace. All lines at once, since no answer changes what we say.
-_SASL = b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n"
-_SASL_ACCEPTED = [b"DATA", b"OK", b"AGREE_UNIX_FD"]
-_SASL_MAX_BYTES = 4096
-
-_CONNECT_RETRY_SECONDS = 0.01
 
 
 @contextlib.asynccontextmanager
@@ -140,9 +133,8 @@ class Bus:
 
         Raises ManagerUnavailable when nobody answers there or we are refused, and TimedOut.
         """
-        name = socket_name(address)
         async with within(timeout, f"connecting to {address}"):
-            return await cls.connect_socket(await _connected(name, address), timeout=timeout)
+            return await cls.connect_socket(await dial.connect(address), timeout=timeout)
 
     @classmethod
     async def connect_socket(cls, sock: socket.socket, *, timeout: float) -> Bus:
@@ -150,7 +142,7 @@ class Bus:
         try:
             sock.setblocking(False)
             async with within(timeout, "authenticating on the bus"):
-                await _authenticate(sock)
+                await dial.authenticate(sock)
         except BaseException:
             sock.close()
             raise
@@ -245,7 +237,8 @@ class Bus:
             raise self.unavailable()
         # It stays there, and keeps its slot, when the caller gives up: the daemon, too, has the
         # call pending until it is answered.
-        reply = self._pending[serial] = self._loop.create_future()
+        reply: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._pending[serial] = reply
         self._wire.send(data, message.unix_fds)
         return await reply
 
@@ -415,78 +408,6 @@ class _Outgoing:
     def close(self) -> None:
         _close_all(self._fds)
         self._fds.clear()
-
-
-def socket_name(address: str) -> bytes:
-    """The name for connect() in a D-Bus address: the first unix one of its alternatives."""
-    for alternative in address.split(";"):
-        transport, _, rest = alternative.partition(":")
-        keys = dict(pair.partition("=")[::2] for pair in rest.split(","))
-        if transport == "unix" and "path" in keys:
-            return _unescaped(keys["path"])
-        if transport == "unix" and "abstract" in keys:
-            return b"\0" + _unescaped(keys["abstract"])
-    raise ManagerUnavailable(
-        f'"{address}" is no bus address that can be used',
-        hint="Give one such as unix:path=/run/dbus/system_bus_socket",
-    )
-
-
-def _unescaped(text: str) -> bytes:
-    head, *escaped = os.fsencode(text).split(b"%")
-    try:
-        return head + b"".join(bytes.fromhex(e[:2].decode()) + e[2:] for e in escaped)
-    except ValueError:
-        raise ManagerUnavailable(f'"{text}" in a bus address has a bad %-escape') from None
-
-
-async def _connected(name: bytes, address: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.setblocking(False)
-        await _connect(sock, name)
-    except OSError as error:
-        sock.close()
-        raise ManagerUnavailable(
-            f"{address}: {error.strerror or error}",
-            hint="Is that bus running, and may this user connect to it?",
-        ) from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def _connect(sock: socket.socket, name: bytes) -> None:
-    while True:
-        try:
-            sock.connect(name)
-        except BlockingIOError:
-            # The listener's backlog is full. Nothing can be waited for: such a socket is not
-            # connecting, and polls as ready.
-            await asyncio.sleep(_CONNECT_RETRY_SECONDS)
-        else:
-            return
-
-
-async def _authenticate(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    answer = b""
-    try:
-        await loop.sock_sendall(sock, _SASL)
-        while answer.count(b"\r\n") < len(_SASL_ACCEPTED) and len(answer) < _SASL_MAX_BYTES:
-            data = await loop.sock_recv(sock, _SASL_MAX_BYTES)
-            if not data:
-                break
-            answer += data
-    except OSError as error:
-        raise ManagerUnavailable(f"authenticating on the bus: {error.strerror}") from error
-    said = [line.partition(b" ")[0] for line in answer.split(b"\r\n")[:-1]]
-    if said != _SASL_ACCEPTED:
-        raise ManagerUnavailable(
-            f"the bus did not accept us: it answered {answer.decode(errors='replace')!r}",
-            hint="Its configuration must let this user in",
-        )
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ class Helper:
         self._send("placed", key, (cgroup,))
 
     async def finish(self, key: str) -> str:
-        """Have the private directories of an ended box removed; return what was in the way."""
+        """Have the private directories of an ended box removed; return those that could not be."""
         self._send("finish", key, ())
         fields, _ = await self._answer(key)
         return os.fsdecode(fields[2])

@@ -103,9 +103,11 @@ class Job:
             await self._manager.destroy(self.unit)
         self._report.close()
         await self._manager.wait_removed(self.unit, timeout=_END_SECONDS)
-        complaint = await self._helper.finish(self.id)
-        if complaint:
-            raise SdboxError(complaint, hint="Remove it by hand; `lsattr` may tell why")
+        left = await self._helper.finish(self.id)
+        if left:
+            raise SdboxError(
+                f"{left}: not removed", hint="Remove it by hand; `lsattr` may tell why"
+            )
 
     def _leftovers(self) -> bool:
         return bool(set(self._cgroup.processes()) - {self._init_pid})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -19,14 +19,14 @@ import pytest
 from sdbox import embedded
 from sdbox.errors import TimedOut
 from sdbox.execution import slice_path
-from sdbox.helper import Helper
 from sdbox.host import booted, controllers, locate
-from sdbox.manager import Manager
+from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from sdbox.host import Endpoint
+    from sdbox.manager import Manager
 
 SECONDS = 30.0
 CHECKOUT = Path(__file__).parent.parent
@@ -208,7 +208,7 @@ class Sdbox:
         assert wait_for_end(marks, SECONDS), "processes of jobs outlive their supervisors"
         lasting = [job for job in self.ids if self.cgroup(job).exists()]
         if lasting:
-            asyncio.run(wait_for_units(self.endpoint, lasting))
+            asyncio.run(wait_for_units(lasting))
         assert [job for job in self.ids if self.cgroup(job).exists()] == []
         assert [path for job in self.ids for path in private_directories(job)] == []
 
@@ -262,22 +262,18 @@ def wait_for_process(pid: int, seconds: float) -> bool:
         os.close(pidfd)
 
 
-async def wait_for_units(endpoint: Endpoint, jobs: Iterable[str], seconds: float = SECONDS) -> None:
+async def wait_for_units(jobs: Iterable[str]) -> None:
     """Wait until the manager has no units of these jobs."""
-    async with asyncio.timeout(seconds):
-        helper, manager = await connect(endpoint)
+    async with manager() as connected:
         for job in jobs:
-            await manager.wait_removed(f"sdbox-{job}.scope", timeout=seconds)
-        await manager.close()
-        helper.close()
+            await connected.wait_removed(f"sdbox-{job}.scope", timeout=SECONDS)
 
 
-async def connect(endpoint: Endpoint) -> tuple[Helper, Manager]:
-    """A connection to the manager, made from where its processes are."""
-    helper = Helper.spawn(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
-    helper.attach(asyncio.get_running_loop())
-    sock = await helper.connect(endpoint.bus_socket)
-    return helper, await Manager.connect_socket(sock, timeout=SECONDS)
+@contextlib.asynccontextmanager
+async def manager() -> AsyncIterator[Manager]:
+    """A connection to the jobs' manager."""
+    async with Launcher() as launcher:
+        yield launcher._connected().manager
 
 
 @pytest.fixture(scope="session")
@@ -311,7 +307,7 @@ def job_site(sdbox_command: tuple[str, ...]) -> Iterator[Site]:
     mounts = _mounts()
     try:
         yield Site(endpoint=endpoint, controllers=controllers(endpoint), first=first)
-        assert asyncio.run(_units(endpoint)) == []
+        assert asyncio.run(_units()) == []
         assert _left_in_temporary_directories() == []
         assert _mounts() <= mounts
     finally:
@@ -332,12 +328,9 @@ def _left_in_temporary_directories() -> list[Path]:
     return [path for above in parents for path in above.glob(f"sdbox-private-{SESSION}-*")]
 
 
-async def _units(endpoint: Endpoint) -> list[str]:
-    helper, manager = await connect(endpoint)
-    units = await manager.list_units(f"sdbox-{SESSION}-*")
-    await manager.close()
-    helper.close()
-    return [unit.name for unit in units]
+async def _units() -> list[str]:
+    async with manager() as connected:
+        return [unit.name for unit in await connected.list_units(f"sdbox-{SESSION}-*")]
 
 
 @pytest.fixture
@@ -369,8 +362,3 @@ def _capabilities(request: pytest.FixtureRequest) -> None:
 def _site(request: pytest.FixtureRequest) -> Site:
     site: Site = request.getfixturevalue("job_site")
     return site
-
-
-def ended_by(number: signal.Signals) -> int:
-    """The status of a process that a signal has ended."""
-    return -number

@@ -90,21 +90,28 @@ def wait_empty(cgroup: int, deadline: float) -> bool:
     return True
 
 
-def remove_directories(paths: Iterable[str]) -> str:
-    """Remove private directories (`…/sdbox-private-X/tmp`); return what went wrong, or nothing."""
-    return " ".join(filter(None, [_remove(os.path.dirname(path)) for path in paths]))
+def remove_directories(paths: Iterable[str]) -> bool:
+    """Remove private directories (`…/sdbox-private-X/tmp`); return whether none is left."""
+    remover = start_removing(paths)
+    return remover == 0 or os.waitpid(remover, 0)[1] == 0
 
 
-def _remove(path: str) -> str:
+def start_removing(paths: Iterable[str]) -> int:
+    """Remove private directories; return the PID of the rm that does it, or 0 if it is done."""
+    full = [path for path in paths if not _removed_empty(path)]
+    if not full:
+        return 0
+    # rm, since it copes with trees of any depth, and the tree is of the payload's making.
+    arguments = ["rm", "-rf", "--one-file-system", "--", *map(os.path.dirname, full)]
+    return os.posix_spawn(_RM, arguments, {"PATH": "/usr/bin:/bin"})
+
+
+def _removed_empty(path: str) -> bool:
     try:
-        os.rmdir(os.path.join(path, "tmp"))
         os.rmdir(path)
+        os.rmdir(os.path.dirname(path))
     except FileNotFoundError:
-        return ""
+        pass
     except OSError:
-        # rm, since it copes with trees of any depth, and the tree is of the payload's making.
-        arguments = ["rm", "-rf", "--one-file-system", "--", path]
-        pid = os.posix_spawn(_RM, arguments, {"PATH": "/usr/bin:/bin"})
-        if os.waitpid(pid, 0)[1] != 0:
-            return f"{path} could not be removed."
-    return ""
+        return False
+    return True

@@ -8,7 +8,7 @@ directories, and the duty to end every box when the supervisor is gone.
                                                               or -> error KEY STEP PATH ERRNO
     placed KEY     the unit's cgroup directory
     connect PATH                                               -> connected PATH ERRNO + socket
-    finish KEY     when the unit is gone; every key ends with it   -> finished KEY COMPLAINT
+    finish KEY     when the unit is gone; every key ends with it   -> finished KEY [DIRECTORY]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from sdbox.init import cleanup, syscalls, wire
 from sdbox.init.main import Init
@@ -36,7 +37,7 @@ _STREAMS = 3
 
 
 class Child:
-    """One init that the helper has forked."""
+    """One init that the helper has forked, and after its end the rm of its directories."""
 
     __slots__ = ("cgroup", "directories", "finishing", "pid", "pidfd")
 
@@ -56,7 +57,7 @@ class Helper:
         self.supervisor = supervisor
         self.self_pidfd = os.pidfd_open(os.getpid())
         self.children: dict[bytes, Child] = {}
-        self.keys: dict[int, bytes] = {}
+        self.ended: dict[int, Callable[[int], None]] = {}
         self.poll = select.poll()
 
     def run(self) -> NoReturn:
@@ -78,8 +79,8 @@ class Helper:
             if fd == self.control.fileno():
                 if not self._handle_request():
                     return False
-            elif fd in self.keys:
-                self._reap(self.keys[fd])
+            elif fd in self.ended:
+                self.ended.pop(fd)(fd)
         return True
 
     def _handle_request(self) -> bool:
@@ -124,8 +125,7 @@ class Helper:
             wire.send(self.control, "error", key, error.name, error.path, error.number)
         else:
             self.children[key] = Child(pid, pidfd, directories)
-            self.keys[pidfd] = key
-            self.poll.register(pidfd, select.POLLIN)
+            self._await_end(pidfd, lambda fd: self._reap(key))
             wire.send(self.control, "forked", key, pid, fds=(pidfd,))
         finally:
             wire.close(fds)
@@ -161,15 +161,18 @@ class Helper:
         finally:
             os._exit(1)
 
+    def _await_end(self, pidfd: int, callback: Callable[[int], None]) -> None:
+        self.ended[pidfd] = callback
+        self.poll.register(pidfd, select.POLLIN)
+
     def _reap(self, key: bytes) -> None:
         child = self.children[key]
         self.poll.unregister(child.pidfd)
-        del self.keys[child.pidfd]
         os.waitpid(child.pid, 0)
         os.close(child.pidfd)
         child.pidfd = -1
         if child.finishing:
-            self._forget(key)
+            self._clean(key, child)
 
     def _finish(self, key: bytes) -> None:
         child = self.children.get(key)
@@ -179,14 +182,29 @@ class Helper:
             return
         child.finishing = True
         if child.pidfd < 0:
-            self._forget(key)
+            self._clean(key, child)
 
-    def _forget(self, key: bytes) -> None:
-        child = self.children.pop(key)
+    def _clean(self, key: bytes, child: Child) -> None:
+        """Remove an ended box's directories, while other boxes are served."""
         if child.cgroup >= 0:
             os.close(child.cgroup)
-        complaint = cleanup.remove_directories(child.directories.values())
-        wire.send(self.control, "finished", key, complaint)
+            child.cgroup = -1
+        remover = cleanup.start_removing(child.directories.values())
+        if remover == 0:
+            self._forget(key, "")
+        else:
+            self._await_end(os.pidfd_open(remover), lambda fd: self._removed(key, remover, fd))
+
+    def _removed(self, key: bytes, remover: int, pidfd: int) -> None:
+        self.poll.unregister(pidfd)
+        os.close(pidfd)
+        status = os.waitpid(remover, 0)[1]
+        left = "" if status == 0 else " ".join(self.children[key].directories.values())
+        self._forget(key, left)
+
+    def _forget(self, key: bytes, left: str) -> None:
+        del self.children[key]
+        wire.send(self.control, "finished", key, left)
 
     def _end_all(self) -> None:
         """The supervisor is gone: no box may outlive it."""

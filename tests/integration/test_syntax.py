@@ -159,7 +159,7 @@ def value_of(name: str, shown: dict[str, list[str]]) -> Any:
     """The value that systemd shows, in sdbox's types."""
     read = DIRECTIVES[name].syntax.read
     if name in BIND_LISTS:
-        return shown.get(name, [])
+        return list(dict.fromkeys(shown.get(name, [])))
     if name == "Environment":
         return read(shown.get(name, []), name)
     if name == "CPUQuota":

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdbox.bus import Match, socket_name, variant
+from sdbox.bus import Match, variant
+from sdbox.dial import socket_name
 from sdbox.errors import ManagerRefused, ManagerUnavailable
 from sdbox.manager import unit_path, version_number
 

@@ -1,0 +1,271 @@
+"""manager.py against a real systemd."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sdbox.cgroup import Cgroup
+from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
+from sdbox.manager import MINIMUM_VERSION, SYSTEMD, Manager
+from sdbox.translate import UnitProperty
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from tests.integration.conftest import Inside, Site
+
+    Spawn = Callable[..., Inside]
+
+SECONDS = 20.0
+SHORT = 0.1
+# What is not to wait for systemd's TimeoutStopSec=, 90 s.
+SOON = 5.0
+
+NUMBERS = itertools.count()
+
+
+def new_unit() -> str:
+    return f"sdbox-test-{os.getpid()}-{next(NUMBERS)}.scope"
+
+
+def properties(**values: tuple[str, Any]) -> list[UnitProperty]:
+    return [
+        UnitProperty(name=name, signature=signature, value=value)
+        for name, (signature, value) in values.items()
+    ]
+
+
+async def started(manager: Manager, process: Inside, **values: tuple[str, Any]) -> str:
+    """A new scope with the process in it."""
+    unit = new_unit()
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        await manager.start_scope(
+            unit, properties(**values), pids=[process.inner_pid], pidfds=[pidfd]
+        )
+    finally:
+        os.close(pidfd)
+    return unit
+
+
+async def cgroup_of(manager: Manager, site: Site, unit: str) -> Cgroup:
+    path = await manager.unit_property(unit, "Scope", "ControlGroup")
+    return Cgroup.open(site.cgroup_root + path)
+
+
+async def refusal(call: Coroutine[Any, Any, Any]) -> ManagerRefused:
+    with pytest.raises(ManagerRefused) as caught:
+        await call
+    return caught.value
+
+
+def ended(process: Inside) -> bool:
+    """Whether it is no more, or dead and not reaped."""
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
+
+
+async def test_version(manager: Manager, site: Site) -> None:
+    assert manager.version >= MINIMUM_VERSION
+    text = await asyncio.to_thread(site.systemctl, "--version")
+    assert manager.version == int(text.split()[1])
+
+
+async def test_start_scope(manager: Manager, site: Site, spawn: Spawn) -> None:
+    process = spawn()
+    unit = await started(
+        manager,
+        process,
+        Slice=("s", "sdbox.slice"),
+        Description=("s", "A job, for a test"),
+        MemoryMax=("t", 64 * 2**20),
+        AllowedCPUs=("ay", b"\1"),
+        Documentation=("as", ("https://example.org/a",)),
+    )
+    with await cgroup_of(manager, site, unit) as cgroup:
+        assert cgroup.name == f"{site.cgroup_root}/sdbox.slice/{unit}"
+        assert cgroup.processes() == [process.pid]
+    assert await manager.unit_property(unit, "Scope", "MemoryMax") == 64 * 2**20
+    assert await manager.unit_property(unit, "Unit", "CollectMode") == "inactive-or-failed"
+    (status,) = await manager.list_units(unit)
+    assert (status.name, status.description) == (unit, "A job, for a test")
+    assert (status.load_state, status.active_state) == ("loaded", "active")
+    assert await manager.scope_result(unit) == "success"
+
+
+async def test_many_scopes_at_once(manager: Manager, spawn: Spawn) -> None:
+    processes = [spawn() for _ in range(40)]
+    units = await asyncio.gather(*(started(manager, process) for process in processes))
+    pattern = f"sdbox-test-{os.getpid()}-*"
+    assert set(units) <= {status.name for status in await manager.list_units(pattern)}
+    await asyncio.gather(*(manager.destroy(unit) for unit in units))
+    assert not await manager.list_units(pattern)
+    assert all(ended(process) for process in processes)
+
+
+async def test_a_name_that_is_taken(manager: Manager, spawn: Spawn) -> None:
+    unit = await started(manager, spawn())
+    error = await refusal(manager.start_scope(unit, [], pids=[spawn().inner_pid]))
+    assert error.name == f"{SYSTEMD}.UnitExists"
+    assert unit in error.message
+    assert unit in error.hint
+
+
+async def test_a_property_that_no_scope_has(manager: Manager, spawn: Spawn) -> None:
+    error = await refusal(started(manager, spawn(), PrivateTmp=("b", True)))
+    assert error.name == "org.freedesktop.DBus.Error.PropertyReadOnly"
+    assert f"systemd {manager.version}" in error.hint
+
+
+async def test_a_property_of_another_type(manager: Manager, spawn: Spawn) -> None:
+    error = await refusal(started(manager, spawn(), MemoryMax=("s", "64M")))
+    assert error.name.startswith("org.freedesktop.DBus.Error.")
+
+
+async def test_a_process_that_is_not_there(manager: Manager) -> None:
+    # The kernel's largest PID is 2^22.
+    with pytest.raises((ManagerRefused, LaunchFailed)):
+        await manager.start_scope(new_unit(), [], pids=[2**22 + 1])
+
+
+async def test_a_slice_that_can_not_be(manager: Manager, spawn: Spawn) -> None:
+    error = await refusal(started(manager, spawn(), Slice=("s", "no-slice.service")))
+    assert error.name.startswith("org.freedesktop.DBus.Error.")
+
+
+async def test_freeze_and_thaw(manager: Manager, site: Site, spawn: Spawn) -> None:
+    unit = await started(manager, spawn())
+    with await cgroup_of(manager, site, unit) as cgroup:
+        for _ in range(2):
+            await manager.freeze(unit)
+            assert cgroup.flat("cgroup.events") == {"populated": 1, "frozen": 1}
+        assert await manager.unit_property(unit, "Unit", "FreezerState") == "frozen"
+        for _ in range(2):
+            await manager.thaw(unit)
+            assert cgroup.flat("cgroup.events") == {"populated": 1, "frozen": 0}
+
+
+async def test_kill(manager: Manager, site: Site, spawn: Spawn) -> None:
+    unit = await started(manager, spawn("trap 'exit 0' USR1; while :; do sleep 0.05; done"))
+    with await cgroup_of(manager, site, unit) as cgroup:
+        await manager.kill(unit, signal.SIGUSR1)
+        await cgroup.wait_empty_async(SECONDS)
+    await manager.wait_removed(unit)
+
+
+async def test_stop(manager: Manager, spawn: Spawn) -> None:
+    process = spawn()
+    unit = await started(manager, process)
+    await manager.stop(unit)
+    assert ended(process)
+    await manager.wait_removed(unit)
+
+
+async def test_stop_of_a_frozen_unit(manager: Manager, spawn: Spawn) -> None:
+    process = spawn()
+    unit = await started(manager, process)
+    await manager.freeze(unit)
+    began = time.monotonic()
+    await manager.stop(unit)
+    assert time.monotonic() - began < SOON
+    assert ended(process)
+
+
+async def test_two_stops_at_once(manager: Manager, spawn: Spawn) -> None:
+    unit = await started(manager, spawn())
+    await asyncio.gather(manager.stop(unit), manager.stop(unit), manager.destroy(unit))
+    assert not await manager.exists(unit)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_destroy_takes_what_forks(
+    manager: Manager, site: Site, spawn: Spawn, frozen: bool
+) -> None:
+    process = spawn("trap '' TERM; while :; do setsid sh -c 'trap \"\" TERM; sleep 0.2' & done")
+    unit = await started(manager, process, TasksMax=("t", 200))
+    cgroup = await cgroup_of(manager, site, unit)
+    if frozen:
+        await manager.freeze(unit)
+    await manager.destroy(unit)
+    assert ended(process)
+    with cgroup:
+        assert cgroup.processes() == []
+    assert not await manager.exists(unit)
+
+
+async def test_units_that_are_not_there(manager: Manager) -> None:
+    unit = new_unit()
+    assert not await manager.exists(unit)
+    await manager.stop(unit)
+    await manager.destroy(unit)
+    await manager.wait_removed(unit)
+    assert await manager.unit_property(unit, "Unit", "ActiveState") == "inactive"
+    for call in (manager.freeze(unit), manager.thaw(unit), manager.kill(unit, signal.SIGTERM)):
+        error = await refusal(call)
+        assert error.name == f"{SYSTEMD}.NoSuchUnit"
+        assert unit in error.message
+        assert error.hint
+
+
+async def test_wait_removed_returns_when_it_is(manager: Manager, spawn: Spawn) -> None:
+    process = spawn()
+    unit = await started(manager, process)
+    waiting = asyncio.create_task(manager.wait_removed(unit))
+    await manager.exists(unit)
+    assert not waiting.done()
+    os.kill(process.pid, signal.SIGKILL)
+    await asyncio.wait_for(waiting, SECONDS)
+    assert not await manager.exists(unit)
+
+
+async def test_wait_removed_has_an_end(manager: Manager, spawn: Spawn) -> None:
+    unit = await started(manager, spawn())
+    with pytest.raises(TimedOut, match=unit):
+        await manager.wait_removed(unit, timeout=SHORT)
+
+
+async def test_a_closed_connection_ends_all_waiting(manager: Manager, spawn: Spawn) -> None:
+    unit = await started(manager, spawn())
+    waiting = [asyncio.create_task(manager.wait_removed(unit)) for _ in range(2)]
+    await asyncio.wait(waiting, timeout=SHORT)
+    await manager.close()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ManagerUnavailable] * 2
+
+
+async def test_only_one_unit(site: Site, spawn: Spawn) -> None:
+    unit, process = new_unit(), spawn()
+    manager = await Manager.connect(site.bus_address, timeout=SECONDS, only=unit)
+    try:
+        await manager.start_scope(unit, [], pids=[process.inner_pid])
+        # The end of another's job is not told.
+        with pytest.raises(TimedOut):
+            await manager.start_scope(new_unit(), [], pids=[spawn().inner_pid], timeout=SHORT)
+        await manager.destroy(unit)
+    finally:
+        await manager.close()
+
+
+async def test_a_manager_that_executes_itself_anew(
+    manager: Manager, site: Site, spawn: Spawn
+) -> None:
+    process = spawn()
+    unit = await started(manager, process)
+    waiting = asyncio.create_task(manager.wait_removed(unit))
+    await manager.exists(unit)
+    await asyncio.to_thread(site.systemctl, "daemon-reexec")
+    await manager.stop(await started(manager, spawn()))
+    assert not waiting.done()
+    os.kill(process.pid, signal.SIGKILL)
+    await asyncio.wait_for(waiting, SECONDS)
