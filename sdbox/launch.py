@@ -33,17 +33,16 @@ class Launch:
 
 
 def caller(
-    environment: Mapping[str, str] | None = None, ignored_signals: Sequence[int] = ()
+    environment: Mapping[bytes, bytes] = os.environb, ignored_signals: Sequence[int] = ()
 ) -> Caller:
-    """Return what a job takes over from this process."""
-    variables = os.environb if environment is None else _encoded(environment)
+    """Return what a job takes over from this process, or is to take for that."""
     try:
         directory = os.getcwd()
     except FileNotFoundError:
         # init's chdir will say so, where the box does not name another.
         directory = "(deleted)"
     return Caller(
-        environment=dict(variables),
+        environment=dict(environment),
         working_directory=directory,
         ignored_signals=tuple(ignored_signals),
     )
@@ -79,5 +78,6 @@ def begin(helper: Helper, plan: Plan, streams: Streams) -> Launch:
     return Launch(plan=plan, report=ours)
 
 
-def _encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:
+def encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Return an environment in the bytes that execve(2) takes."""
     return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}

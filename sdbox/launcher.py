@@ -8,6 +8,7 @@ async with sdbox.Launcher() as launcher:
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 from sdbox.box import Box
@@ -15,7 +16,7 @@ from sdbox.errors import ManagerUnavailable
 from sdbox.execution import Connection, execute
 from sdbox.helper import Helper
 from sdbox.host import host_of, locate
-from sdbox.launch import begin, caller, plan_for
+from sdbox.launch import begin, caller, encoded, plan_for
 from sdbox.manager import Manager
 from sdbox.plan import new_id
 
@@ -127,12 +128,13 @@ class Launcher:
         ManagerRefused and TimedOut; then nothing of the job is left.
         """
         connection = self._connected()
+        given = options.get("environment")
         plan = plan_for(
             connection.host,
             command,
             options.get("box") or Box(),
             job=options.get("id") or new_id(),
-            caller=caller(options.get("environment")),
+            caller=caller(os.environb if given is None else encoded(given)),
         )
         streams = (options.get("stdin", 0), options.get("stdout", 1), options.get("stderr", 2))
         return await self.execute(begin(connection.helper, plan, streams))

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sdbox import verdict
 from sdbox.box import Box
 from sdbox.cli import streams
 from sdbox.cli.signals import Signals, end_by
@@ -111,8 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
             host_of(endpoint),
             _command(arguments.command),
             box,
-            job=arguments.id or new_id(),
-            caller=caller(ignored_signals=signals.ignored),
+            job=new_id() if arguments.id is None else arguments.id,
+            caller=caller(_inherited_environment(), signals.ignored),
         )
         helper = Helper.fork(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
         launch = begin(helper, plan, (0, 1, 2))
@@ -121,10 +123,29 @@ def run(arguments: argparse.Namespace) -> int:
         sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
         from sdbox.cli.supervise import supervise
 
-        result = supervise(launch, endpoint=endpoint, helper=helper, signals=signals)
-        if report is not None:
-            _write(report, result)
+        try:
+            result = supervise(launch, endpoint=endpoint, helper=helper, signals=signals)
+        except SdboxError as error:
+            _write(report, verdict.launch_failed(plan, time.time(), str(error)))
+            raise
+        _write(report, result)
     return _end(result)
+
+
+def _inherited_environment() -> dict[bytes, bytes]:
+    """Return the environment as exec passed it: Python adds LC_CTYPE to its own (PEP 538)."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return dict(os.environb)
+    environment: dict[bytes, bytes] = {}
+    for variable in variables:
+        name, equals, value = variable.partition(b"=")
+        if name and equals:
+            # Of two of one name getenv(3) finds the first.
+            environment.setdefault(name, value)
+    return environment
 
 
 def _box(arguments: argparse.Namespace) -> Box:
@@ -166,7 +187,9 @@ def _report_file(path: str | None) -> Iterator[TextIO | None]:
         yield file
 
 
-def _write(report: TextIO, result: Result) -> None:
+def _write(report: TextIO | None, result: Result) -> None:
+    if report is None:
+        return
     import json
 
     try:

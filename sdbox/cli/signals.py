@@ -45,7 +45,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.ignored = tuple(
-            number
+            int(number)
             for number in signal.valid_signals() - _IGNORED_BY_PYTHON
             if signal.getsignal(number) == signal.SIG_IGN
         )

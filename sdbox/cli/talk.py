@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import os
 
 
 def complain(line: str) -> None:
     """Say what is wrong. A closed or full stderr is no reason to fail."""
+    # Not through sys.stderr: what could not be written would be tried again at the exit.
     with contextlib.suppress(OSError):
-        print(f"sdbox: {_printable(line)}", file=sys.stderr, flush=True)
+        os.write(2, f"sdbox: {_printable(line)}\n".encode(errors="surrogateescape"))
 
 
 def _printable(line: str) -> str:
