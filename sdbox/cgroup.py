@@ -170,12 +170,35 @@ class Cgroup:
         return Usage(
             cpu_user_seconds=_seconds(cpu.get("user_usec")),
             cpu_system_seconds=_seconds(cpu.get("system_usec")),
-            memory_peak_bytes=self.value("memory.peak"),
+            cpu_throttled_seconds=_seconds(cpu.get("throttled_usec")),
+            memory_cgroup_peak_bytes=self.value("memory.peak"),
             oom_kills=memory.get("oom_kill"),
             tasks_peak=self.value("pids.peak"),
             io_read_bytes=_total(devices, "rbytes"),
             io_write_bytes=_total(devices, "wbytes"),
+            io_read_operations=_total(devices, "rios"),
+            io_write_operations=_total(devices, "wios"),
+            cpu_pressure_seconds=self._pressure("cpu"),
+            memory_pressure_seconds=self._pressure("memory"),
+            io_pressure_seconds=self._pressure("io"),
         )
+
+    def cpu_seconds(self) -> float | None:
+        """CPU time of the tree so far."""
+        return _seconds((self.flat("cpu.stat") or {}).get("usage_usec"))
+
+    def tasks(self) -> int:
+        """How many tasks there are in the tree: threads, as pids.max counts them."""
+        return sum(
+            len((self.read(f"{group}/cgroup.threads") or "").split()) for group in self._tree()
+        )
+
+    def _pressure(self, resource: str) -> float | None:
+        """Seconds in which some task waited for a resource (PSI), None where nobody counts."""
+        for line in (self.read(f"{resource}.pressure") or "").splitlines():
+            if line.startswith("some "):
+                return _seconds(int(line.rpartition("total=")[2]))
+        return None
 
     def _wait(self, key: str, value: int, timeout: float) -> None:
         with _Events(self) as events:

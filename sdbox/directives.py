@@ -171,6 +171,7 @@ _TABLE = (
         controller="pids",
         files=translate.cgroup_file("pids.max", translate.number_or_max),
         share_of="tasks",
+        watch=True,
     ),
     Directive(
         name="CPUQuota",
@@ -239,10 +240,19 @@ _TABLE = (
         unit=translate.unit_number("RuntimeMaxUSec"),
     ),
     Directive(
+        name="CPUTimeMaxSec",
+        syntax=syntax.SPAN,
+        section=_LIMITS,
+        help="how much CPU time all of the job may take; systemd has no such setting",
+        option=Option(flag="--cpu-time"),
+        watch=True,
+    ),
+    Directive(
         name="OOMPolicy",
         syntax=syntax.OOM_POLICY,
         section=_LIMITS,
         help="what becomes of the job when the kernel kills one of its processes for memory",
+        option=Option(flag="--oom"),
         unit=translate.unit_property("OOMPolicy", "s"),
         since=253,
     ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, SdboxError, Unenforceable
 from sdbox.job import Job
-from sdbox.plan import check_version
+from sdbox.plan import check_version, properties_for
 from sdbox.report import Report
 
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ async def _place(connection: Connection, plan: Plan, report: Report) -> tuple[in
     inner_pid, pidfd = await connection.helper.launched(plan.job)
     try:
         init_pid = _pid(pidfd)
+        properties = properties_for(plan, connection.manager.version)
         for _ in range(_PLACING_TRIES):
             await connection.manager.start_scope(
-                plan.unit, plan.properties, pids=[inner_pid], pidfds=[pidfd]
+                plan.unit, properties, pids=[inner_pid], pidfds=[pidfd]
             )
             cgroup = _open_cgroup(connection.endpoint, plan)
             if cgroup is not None and init_pid in cgroup.processes():
@@ -124,16 +125,8 @@ async def _clean_up(connection: Connection, plan: Plan) -> None:
 
 def _open_cgroup(endpoint: Endpoint, plan: Plan) -> Cgroup | None:
     with contextlib.suppress(SdboxError):
-        return Cgroup.open(f"{endpoint.cgroup_root}{slice_path(plan.slice)}/{plan.unit}")
+        return Cgroup.open(endpoint.cgroup_root + plan.cgroup)
     return None
-
-
-def slice_path(name: str) -> str:
-    """Return the cgroup of a slice: `a-b.slice` is in `a.slice` (systemd.slice(5))."""
-    if name == "-.slice":
-        return ""
-    levels = name.removesuffix(".slice").split("-")
-    return "".join(f"/{'-'.join(levels[:n])}.slice" for n in range(1, len(levels) + 1))
 
 
 def _pid(pidfd: int) -> int:

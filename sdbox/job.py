@@ -7,22 +7,24 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdbox import verdict
 from sdbox.errors import ManagerRefused, SdboxError
+from sdbox.usage import Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any
 
     from sdbox.cgroup import Cgroup
     from sdbox.helper import Helper
+    from sdbox.kmsg import Victim
     from sdbox.manager import Manager
     from sdbox.plan import Plan
     from sdbox.report import Report
-    from sdbox.result import Result, Usage
-    from sdbox.watch import Excess, MemoryWatch
+    from sdbox.result import Result
+    from sdbox.watch import Excess
 
 # How long a killed tree may take to be gone: a process in uninterruptible sleep holds it up.
 _END_SECONDS = 30.0
@@ -31,7 +33,7 @@ _END_SECONDS = 30.0
 class Job:
     """A job that runs. Made by `Launcher.start`; `await wait()` gives its Result.
 
-    `id` and `unit` name it, `pid` is the payload's as init sees it.
+    `id` and `unit` name it; `plan` is what was asked for and how it is kept.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class Job:
         self._helper = helper
         self._excess: Excess | None = None
         self._killed = False
-        self._watch = self._memory_watch()
-        self._ending: asyncio.Task[None] | None = None
+        self._measured_peak: Callable[[], int | None] = lambda: None
+        self._meter = Meter(cgroup, lambda: self._measured_peak())
+        self._besides: list[asyncio.Task[None]] = []
         self._task = asyncio.create_task(self._supervise(), name=f"sdbox {self.unit}")
 
     def on_end(self, callback: Callable[[Job], object]) -> None:
@@ -76,31 +79,59 @@ class Job:
     async def kill(self) -> None:
         """Kill the whole tree, at once and for good."""
         self._killed = True
-        await self._manager.destroy(self.unit)
+        await self._destroy()
 
     async def wait(self) -> Result:
         """Wait for the end of the job, and of its unit. Cancelling the wait lets the job run."""
         return await asyncio.shield(self._task)
 
     async def _supervise(self) -> Result:
-        measuring = asyncio.create_task(self._watch.run()) if self._watch else None
         try:
+            self._beside(self._meter.run())
+            self._start_watches()
             status = await self._report.ended
-            if measuring is not None:
-                measuring.cancel()
-            usage = self._usage()
-            timed_out = await self._timed_out(status)
+            for task in self._besides:
+                task.cancel()
+            ending = await self._ending(status)
+            usage = self._meter.read()
             await self._end_unit()
-            return self._result(status, usage, timed_out=timed_out)
+            return verdict.result(self.plan, ending, usage)
         finally:
-            if measuring is not None:
-                measuring.cancel()
+            for task in self._besides:
+                task.cancel()
             self._close()
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        self._besides.append(asyncio.create_task(work))
+
+    def _start_watches(self) -> None:
+        if not self.plan.watched:
+            return
+        from sdbox.watch import MemoryWatch, keep, watches_for
+
+        for watch in watches_for(self.plan.watched, self._cgroup):
+            if isinstance(watch, MemoryWatch):
+                self._measured_peak = watch.peak
+            self._beside(keep(watch, self._on_excess))
+
+    def _on_excess(self, excess: Excess) -> None:
+        if self._excess is None:
+            self._excess = excess
+            self._ending_task = asyncio.create_task(self._stop() if excess.ask else self._destroy())
+
+    async def _stop(self) -> None:
+        """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
+        await self._manager.stop(self.unit, timeout=self.plan.stop_seconds + _END_SECONDS)
+
+    async def _destroy(self) -> None:
+        # The figures go with the unit.
+        self._meter.read()
+        await self._manager.destroy(self.unit, timeout=_END_SECONDS)
 
     async def _end_unit(self) -> None:
         """Leave nothing of the job: processes, unit, private directories."""
         if self._leftovers():
-            await self._manager.destroy(self.unit)
+            await self._destroy()
         self._report.close()
         await self._manager.wait_removed(self.unit, timeout=_END_SECONDS)
         left = await self._helper.finish(self.id)
@@ -112,50 +143,36 @@ class Job:
     def _leftovers(self) -> bool:
         return bool(set(self._cgroup.processes()) - {self._init_pid})
 
-    def _memory_watch(self) -> MemoryWatch | None:
-        if self.plan.watched_memory_bytes is None:
+    async def _ending(self, status: int | None) -> verdict.Ending:
+        wall_seconds = self._report.ended_monotonic - self._started_monotonic
+        return verdict.Ending(
+            status=status,
+            started_at=self.started_at,
+            ended_at=self._report.ended_at,
+            wall_seconds=wall_seconds,
+            excess=self._excess,
+            timed_out=await self._timed_out(status, wall_seconds),
+            killed=self._killed,
+            victim=self._victim(),
+        )
+
+    def _victim(self) -> Victim | None:
+        if not self._meter.read().oom_kills:
             return None
-        from sdbox.watch import MemoryWatch
+        from sdbox import kmsg
 
-        return MemoryWatch(self._cgroup.processes, self.plan.watched_memory_bytes, self._on_excess)
+        return kmsg.last_victim(self.plan.cgroup)
 
-    def _on_excess(self, excess: Excess) -> None:
-        self._excess = excess
-        self._ending = asyncio.create_task(self._manager.destroy(self.unit))
-
-    def _wall_seconds(self) -> float:
-        return self._report.ended_monotonic - self._started_monotonic
-
-    async def _timed_out(self, status: int | None) -> bool:
-        """Ask the manager whether it stopped the unit for its RuntimeMaxSec=."""
+    async def _timed_out(self, status: int | None, wall_seconds: float) -> bool:
+        """Tell whether the manager has stopped the unit for its RuntimeMaxSec=."""
         limit = self.plan.runtime_max_seconds
-        if limit is None or self._wall_seconds() < limit:
+        if limit is None or wall_seconds < limit:
             return False
         with contextlib.suppress(ManagerRefused):
-            return await self._manager.scope_result(self.unit) == "timeout"
-        return False
-
-    def _usage(self) -> Usage:
-        usage = self._cgroup.usage()
-        peak = usage.memory_peak_bytes
-        if self._watch is not None:
-            peak = self._watch.peak_bytes
-        return replace(usage, memory_peak_bytes=peak)
-
-    def _result(self, status: int | None, usage: Usage, *, timed_out: bool) -> Result:
-        return verdict.result(
-            self.plan,
-            verdict.Ending(
-                status=status,
-                started_at=self.started_at,
-                ended_at=self._report.ended_at,
-                wall_seconds=self._wall_seconds(),
-                excess=self._excess,
-                timed_out=timed_out,
-                killed=self._killed,
-            ),
-            usage,
-        )
+            if await self._manager.scope_result(self.unit) == "timeout":
+                return True
+        # A payload that did not end when asked was killed, and the unit is gone with it.
+        return status is None and not self._killed
 
     def _close(self) -> None:
         self._report.close()

@@ -44,8 +44,14 @@ def caller(
     return Caller(
         environment=dict(environment),
         working_directory=directory,
+        oom_score_adjust=_oom_score_adjust(),
         ignored_signals=tuple(ignored_signals),
     )
+
+
+def _oom_score_adjust() -> int:
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
 
 
 def plan_for(host: Host, command: Command, box: Box, *, job: str, caller: Caller) -> Plan:

@@ -9,22 +9,26 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from sdbox.bus import Bus, Match, variant, within
+from sdbox.bus import Bus, variant, within
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
 from sdbox.record import record
+from sdbox.systemd import (
+    INTERFACE,
+    JOB_FAILED,
+    NO_SUCH_UNIT,
+    NOT_SUPPORTED,
+    PATH,
+    SYSTEMD,
+    UNIT_INACTIVE,
+    Systemd,
+)
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from sdbox.errors import SdboxError
     from sdbox.translate import UnitProperty
-
-SYSTEMD = "org.freedesktop.systemd1"
-_PATH = "/org/freedesktop/systemd1"
-_INTERFACE = f"{SYSTEMD}.Manager"
-_ERROR = "org.freedesktop.DBus.Error"
 
 # Versions of systemd, from its sources at the tags.
 MINIMUM_VERSION = 249
@@ -45,36 +49,6 @@ _JOB_HINTS = {
     "collected": "systemd unloaded the unit before it started",
 }
 
-_UNIT_EXISTS = f"{SYSTEMD}.UnitExists"
-_NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
-_UNIT_INACTIVE = f"{SYSTEMD}.UnitInactive"
-_NOT_SUPPORTED = f"{_ERROR}.NotSupported"
-# What systemd itself has for a job that failed, where it answers for one.
-_JOB_FAILED = f"{SYSTEMD}.JobFailed"
-
-_HINTS = {
-    _UNIT_EXISTS: "Choose another id, or clear a failed one with `systemctl reset-failed {unit}`",
-    _NO_SUCH_UNIT: "It has ended, or never was; see `systemctl list-units 'sdbox-*'`",
-    f"{SYSTEMD}.NoSuchProcess": "The process has ended before it could be put into its unit",
-    _UNIT_INACTIVE: "It has ended, or is about to",
-    f"{SYSTEMD}.UnitBusy": "A job of systemd's is at work on it; try again when that is done",
-    f"{SYSTEMD}.FrozenByParent": "A slice above it is frozen: thaw that one",
-    f"{_ERROR}.PropertyReadOnly": (
-        "systemd {version} does not take that property for a scope; a newer one may"
-    ),
-    f"{_ERROR}.AccessDenied": "Run it as root",
-    f"{_ERROR}.InteractiveAuthorizationRequired": "Run it as root",
-    f"{_ERROR}.LimitsExceeded": (
-        "Too many connections or calls at once: raise the bus's limits, or start fewer jobs"
-    ),
-    _NOT_SUPPORTED: "The unified cgroup hierarchy and its cgroup.freeze are needed",
-}
-
-# What the bus itself answers when systemd is not there, or left before it replied.
-_MANAGER_GONE = frozenset(
-    f"{_ERROR}.{name}" for name in ("NoReply", "ServiceUnknown", "NameHasNoOwner", "Disconnected")
-)
-
 
 @record
 class UnitStatus:
@@ -94,16 +68,18 @@ class Manager:
     for one verb; without one it is that of the connection. The unit of a verb is a full name.
     """
 
-    def __init__(self, bus: Bus, *, timeout: float, only: str | None = None) -> None:
-        self.bus = bus
-        self.version = 0
-        self._timeout = timeout
-        self._only = only
-        self._subscribing = asyncio.Lock()
-        self._subscribed = False
-        self._jobs = _Mailboxes()
-        self._removals = _Mailboxes()
-        bus.closed.add_done_callback(self._lost)
+    def __init__(self, systemd: Systemd) -> None:
+        self._systemd = systemd
+
+    @property
+    def version(self) -> int:
+        """systemd's major version."""
+        return self._systemd.version
+
+    @property
+    def bus(self) -> Bus:
+        """The connection."""
+        return self._systemd.bus
 
     @classmethod
     async def connect(cls, address: str, *, timeout: float, only: str | None = None) -> Manager:
@@ -125,13 +101,13 @@ class Manager:
 
     @classmethod
     async def _on(cls, bus: Bus, timeout: float, only: str | None) -> Manager:
-        manager = cls(bus, timeout=timeout, only=only)
+        systemd = Systemd(bus, timeout=timeout, only=only)
         try:
-            await manager._prepare()
+            await _learn(systemd)
         except BaseException:
             await bus.close()
             raise
-        return manager
+        return cls(systemd)
 
     async def close(self) -> None:
         """Close the connection. Units live on."""
@@ -170,14 +146,13 @@ class Manager:
         A frozen unit is thawed, so that its processes can act on the signal.
         """
         async with self._within(timeout, f"stopping {unit}"):
-            if self.version > _STOP_THAWS_UP_TO:
-                with _unless(_NO_SUCH_UNIT, _UNIT_INACTIVE, _NOT_SUPPORTED):
-                    await self._call("ThawUnit", "s", unit)
-            with _unless(_NO_SUCH_UNIT):
-                result = await self._job("StopUnit", "ss", unit, "replace")
+            with _unless(NO_SUCH_UNIT):
+                # Since 256 systemd refuses to stop what is frozen; somebody may freeze it again.
+                while (result := await self._stopped(unit)) == "frozen":
+                    continue
                 if result != "done":
                     text = f"{unit}: systemd's job to stop it ended as {result}"
-                    raise ManagerRefused(text, name=_JOB_FAILED, hint=_hint(result, unit))
+                    raise ManagerRefused(text, name=JOB_FAILED, hint=_hint(result, unit))
 
     async def destroy(self, unit: str, *, timeout: float | None = None) -> None:
         """SIGKILL all processes of a unit; return when systemd has unloaded it.
@@ -188,7 +163,7 @@ class Manager:
         async with self._within(timeout, f"killing {unit}"):
             with contextlib.suppress(ManagerRefused, TimedOut):
                 await self.freeze(unit, timeout=_FREEZE_SECONDS)
-            with _unless(_NO_SUCH_UNIT):
+            with _unless(NO_SUCH_UNIT):
                 await self.kill(unit, signal.SIGKILL)
             await self.wait_removed(unit, timeout=timeout)
 
@@ -210,9 +185,10 @@ class Manager:
     async def wait_removed(self, unit: str, *, timeout: float | None = None) -> None:
         """Return when systemd has unloaded a unit, or has none of that name."""
         async with self._within(timeout, f"waiting for the end of {unit}"):
-            await self._subscribe()
-            with self._removals.open(unit) as mailbox:
-                if await self.exists(unit):
+            await self._systemd.subscribe()
+            with self._systemd.removals.open(unit) as mailbox:
+                # A systemd that executes itself anew says of all its units that they are removed.
+                while await self.exists(unit):
                     await mailbox.get()
 
     async def exists(self, unit: str, *, timeout: float | None = None) -> bool:
@@ -220,7 +196,7 @@ class Manager:
         try:
             await self._call("GetUnit", "s", unit, timeout=timeout)
         except ManagerRefused as error:
-            if error.name != _NO_SUCH_UNIT:
+            if error.name != NO_SUCH_UNIT:
                 raise
             return False
         return True
@@ -232,7 +208,7 @@ class Manager:
 
         systemd makes up a unit that it doesn't have: ActiveState `inactive`, the rest empty.
         """
-        return await self._get(unit_path(unit), f"{SYSTEMD}.{interface}", name, timeout)
+        return await self._systemd.get(unit_path(unit), f"{SYSTEMD}.{interface}", name, timeout)
 
     async def scope_result(self, unit: str, *, timeout: float | None = None) -> str:
         """A scope's Result: success, resources, timeout or oom-kill."""
@@ -243,7 +219,9 @@ class Manager:
         self, pattern: str, *, timeout: float | None = None
     ) -> tuple[UnitStatus, ...]:
         """Loaded units whose name matches a shell pattern."""
-        (units,) = await self._manager("ListUnitsByPatterns", "asas", ((), (pattern,)), timeout)
+        (units,) = await self._systemd.call(
+            "ListUnitsByPatterns", "asas", ((), (pattern,)), timeout=timeout
+        )
         return tuple(
             UnitStatus(
                 name=name, description=text, load_state=load, active_state=active, sub_state=sub
@@ -251,62 +229,27 @@ class Manager:
             for name, text, load, active, sub, *_ in units
         )
 
-    async def _prepare(self) -> None:
-        """Have signals about jobs sent, and learn the version."""
-        # At once: the bus handles them in this order. The manager sends the signals about jobs
-        # that we have asked for even if nobody subscribed.
-        _, version = await asyncio.gather(
-            self.bus.add_match(
-                self._match("JobRemoved", 2), self._job_removed, timeout=self._timeout
-            ),
-            self._get(_PATH, _INTERFACE, "Version", None),
-        )
-        self.version = version_number(version)
-        if self.version < MINIMUM_VERSION:
-            raise ManagerUnavailable(
-                f"systemd {version} is too old", hint=f"{MINIMUM_VERSION} or newer is needed"
-            )
-
-    async def _subscribe(self) -> None:
-        """Have signals about removed units sent, too: once, and not before they are needed.
-
-        From then on PID 1 tells the bus of every change of every unit, which costs a fifth more
-        for each launch (tried).
-        """
-        async with self._subscribing:
-            if not self._subscribed:
-                await asyncio.gather(
-                    self.bus.add_match(
-                        self._match("UnitRemoved", 0), self._unit_removed, timeout=self._timeout
-                    ),
-                    self._manager("Subscribe", "", (), None),
-                )
-                self._subscribed = True
-
-    def _match(self, member: str, position: int) -> Match:
-        """A signal of the manager, which has the unit's name as its argument at `position`."""
-        return Match(
-            sender=SYSTEMD,
-            path=_PATH,
-            interface=_INTERFACE,
-            member=member,
-            arguments=() if self._only is None else ((position, self._only),),
-        )
+    async def _stopped(self, unit: str) -> str:
+        """The result of systemd's job to stop a unit, which is thawed before."""
+        if self.version > _STOP_THAWS_UP_TO:
+            with _unless(UNIT_INACTIVE, NOT_SUPPORTED):
+                await self._call("ThawUnit", "s", unit)
+        return await self._job("StopUnit", "ss", unit, "replace")
 
     def _processes(
         self, pids: Sequence[int], pidfds: Sequence[int]
     ) -> tuple[tuple[str, Any], Sequence[int]]:
         """The property that names the processes, and the descriptors that go with it."""
         if pidfds and self.version >= _PIDFDS_SINCE:
-            return ("PIDFDs", variant("ah", range(len(pidfds)))), pidfds
-        return ("PIDs", variant("au", pids)), ()
+            return ("PIDFDs", variant("ah", list(range(len(pidfds))))), pidfds
+        return ("PIDs", variant("au", list(pids))), ()
 
     async def _job(
         self, member: str, signature: str, unit: str, *arguments: Any, fds: Sequence[int] = ()
     ) -> str:
         """Call what makes a job for `unit`, wait for the job's end, and return its result."""
         # Opened before: the job may have ended before its path is known.
-        with self._jobs.open(unit) as mailbox:
+        with self._systemd.jobs.open(unit) as mailbox:
             (job,) = await self._call(member, signature, unit, *arguments, fds=fds)
             while True:
                 path, result = await mailbox.get()
@@ -322,107 +265,25 @@ class Manager:
         fds: Sequence[int] = (),
         timeout: float | None = None,
     ) -> list[Any]:
-        try:
-            return await self._manager(member, signature, (unit, *arguments), timeout, fds)
-        except ManagerRefused as error:
-            raise self._explained(error, unit) from error
-
-    async def _manager(
-        self,
-        member: str,
-        signature: str,
-        body: Sequence[Any],
-        timeout: float | None,
-        fds: Sequence[int] = (),
-    ) -> list[Any]:
-        return await self.bus.call(
-            destination=SYSTEMD,
-            path=_PATH,
-            interface=_INTERFACE,
-            member=member,
-            signature=signature,
-            body=body,
-            fds=fds,
-            timeout=timeout or self._timeout,
+        """Call a method that has a unit's name as its first argument."""
+        return await self._systemd.call(
+            member, signature, (unit, *arguments), unit=unit, fds=fds, timeout=timeout
         )
-
-    async def _get(self, path: str, interface: str, name: str, timeout: float | None) -> Any:
-        (value,) = await self.bus.call(
-            destination=SYSTEMD,
-            path=path,
-            interface="org.freedesktop.DBus.Properties",
-            member="Get",
-            signature="ss",
-            body=(interface, name),
-            timeout=timeout or self._timeout,
-        )
-        return value.value
 
     def _within(self, timeout: float | None, what: str) -> AbstractAsyncContextManager[None]:
-        return within(timeout or self._timeout, what)
-
-    def _explained(self, error: ManagerRefused, unit: str) -> SdboxError:
-        text = f"{unit}: {error.message}"
-        if error.name in _MANAGER_GONE:
-            return ManagerUnavailable(text, hint="See whether systemd still runs")
-        hint = _HINTS.get(error.name, "").format(unit=unit, version=self.version)
-        return ManagerRefused(text, name=error.name, hint=hint)
-
-    def _job_removed(self, body: list[Any]) -> None:
-        _, path, unit, result = body
-        self._jobs.put(unit, (path, result))
-
-    def _unit_removed(self, body: list[Any]) -> None:
-        self._removals.put(body[0], None)
-
-    def _lost(self, _: object) -> None:
-        self._jobs.lose(self.bus.unavailable)
-        self._removals.lose(self.bus.unavailable)
+        return within(timeout or self._systemd.timeout, what)
 
 
-class _Mailbox:
-    """What came for one who waits, in order, from before it began to wait."""
-
-    def __init__(self) -> None:
-        self._items: asyncio.Queue[Any] = asyncio.Queue()
-
-    def put(self, item: Any) -> None:
-        self._items.put_nowait(item)
-
-    async def get(self) -> Any:
-        item = await self._items.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-
-class _Mailboxes:
-    """Signals for those who wait for one, by the unit that it is about."""
-
-    def __init__(self) -> None:
-        self._by_unit: dict[str, list[_Mailbox]] = {}
-
-    @contextlib.contextmanager
-    def open(self, unit: str) -> Iterator[_Mailbox]:
-        mailbox = _Mailbox()
-        mailboxes = self._by_unit.setdefault(unit, [])
-        mailboxes.append(mailbox)
-        try:
-            yield mailbox
-        finally:
-            mailboxes.remove(mailbox)
-            if not mailboxes:
-                del self._by_unit[unit]
-
-    def put(self, unit: str, item: Any) -> None:
-        for mailbox in self._by_unit.get(unit, ()):
-            mailbox.put(item)
-
-    def lose(self, error: Callable[[], Exception]) -> None:
-        """Have all who wait raise, each an error of its own."""
-        for mailboxes in self._by_unit.values():
-            for mailbox in mailboxes:
-                mailbox.put(error())
+async def _learn(systemd: Systemd) -> None:
+    """Have signals about jobs sent, and learn the version; both at once."""
+    _, version = await asyncio.gather(
+        systemd.follow_jobs(), systemd.get(PATH, INTERFACE, "Version")
+    )
+    systemd.version = version_number(version)
+    if systemd.version < MINIMUM_VERSION:
+        raise ManagerUnavailable(
+            f"systemd {version} is too old", hint=f"{MINIMUM_VERSION} or newer is needed"
+        )
 
 
 def unit_path(unit: str) -> str:
@@ -431,7 +292,7 @@ def unit_path(unit: str) -> str:
     sd_bus_path_encode(3): what is no ASCII letter or digit, and a leading digit, as _xx.
     """
     escaped = "".join(_escaped(byte, first=not i) for i, byte in enumerate(os.fsencode(unit)))
-    return f"{_PATH}/unit/{escaped or '_'}"
+    return f"{PATH}/unit/{escaped or '_'}"
 
 
 def _escaped(byte: int, *, first: bool) -> str:

@@ -27,6 +27,8 @@ SLICE = "sdbox.slice"
 # systemd.unit(5), without what the shell or a path would trip over.
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.-")
 _ID_LONGEST = 200
+# DefaultTimeoutStopSec= of systemd-system.conf(5).
+_STOP_USEC = 90_000_000
 _DESCRIPTION_LONGEST = 120
 
 
@@ -36,6 +38,7 @@ class Caller:
 
     environment: Mapping[bytes, bytes]
     working_directory: str
+    oom_score_adjust: int = 0
     ignored_signals: tuple[int, ...] = ()
 
 
@@ -51,7 +54,7 @@ class Plan:
     files: tuple[CgroupFile, ...]
     spec: Mapping[str, Any]
     enforcement: Mapping[str, Enforcement]
-    watched_memory_bytes: int | None
+    watched: Mapping[str, Any]
 
     @property
     def unit(self) -> str:
@@ -64,10 +67,26 @@ class Plan:
         return str(self.box.directives.get("Slice", SLICE))
 
     @property
+    def cgroup(self) -> str:
+        """The unit's cgroup, below the manager's root cgroup."""
+        return f"{slice_path(self.slice)}/{self.unit}"
+
+    @property
     def memory_limit_bytes(self) -> int | None:
         """MemoryMax=, or None where there is no limit."""
         limit = self.box.directives.get("MemoryMax", INFINITY)
         return None if limit == INFINITY else int(limit)
+
+    @property
+    def ends_when_out_of_memory(self) -> bool:
+        """Whether a job is over when the kernel killed one of its processes for memory."""
+        return self.box.directives.get("OOMPolicy") != "continue"
+
+    @property
+    def stop_seconds(self) -> float:
+        """TimeoutStopSec=: how long the job may take to end when it is asked to."""
+        limit = self.box.directives.get("TimeoutStopSec", _STOP_USEC)
+        return float("inf") if limit == INFINITY else limit / 1_000_000
 
     @property
     def runtime_max_seconds(self) -> float | None:
@@ -110,12 +129,25 @@ def make_plan(
             credentials=credentials,
             caller=caller,
             own_proc=host.manager == "embedded",
+            spare_init="memory" in host.controllers,
         ),
         enforcement=enforcement,
-        watched_memory_bytes=(
-            kept["MemoryMax"] if enforcement.get("MemoryMax") == "watch" else None
-        ),
+        watched={name: value for name, value in kept.items() if enforcement[name] == "watch"},
     )
+
+
+def properties_for(plan: Plan, systemd_version: int) -> tuple[UnitProperty, ...]:
+    """Return the unit's properties, with what this systemd needs to be told for the same meaning.
+
+    A job that is out of memory ends. systemd 252 sees to that itself; since 253 the default is a
+    friendly stop, in which what is left of the job may go on for a while with a process missing.
+    """
+    directive = DIRECTIVES["OOMPolicy"]
+    if "OOMPolicy" in plan.box.directives or directive.since > systemd_version:
+        return plan.properties
+    if plan.enforcement.get("MemoryMax") != "kernel" or directive.unit is None:
+        return plan.properties
+    return (*plan.properties, *directive.unit("kill"))
 
 
 def check_version(plan: Plan, systemd_version: int) -> None:
@@ -127,6 +159,14 @@ def check_version(plan: Plan, systemd_version: int) -> None:
                 f"{name}: systemd {systemd_version} can't set it on a scope",
                 hint=f"It needs systemd {needed}",
             )
+
+
+def slice_path(name: str) -> str:
+    """Return the cgroup of a slice: `a-b.slice` is in `a.slice` (systemd.slice(5))."""
+    if name == "-.slice":
+        return ""
+    levels = name.removesuffix(".slice").split("-")
+    return "".join(f"/{'-'.join(levels[:n])}.slice" for n in range(1, len(levels) + 1))
 
 
 def new_id() -> str:
@@ -150,7 +190,7 @@ def _items(box: Box) -> list[tuple[str, Any]]:
 def keeper(directive: Directive, host: Host) -> Enforcement | None:
     """Return who keeps a directive on this host, or None where nobody can."""
     if directive.controller is None:
-        return "manager" if directive.unit else "kernel"
+        return "watch" if directive.watch else "manager" if directive.unit else "kernel"
     if directive.controller in host.controllers:
         return "kernel"
     return "watch" if directive.watch else None

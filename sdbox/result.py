@@ -18,16 +18,26 @@ Enforcement = Literal["kernel", "manager", "watch"]
 class Usage:
     """What a job has used. A figure that nobody kept is None, never 0.
 
-    Memory is the job's own (anonymous and shared), not page cache.
+    `memory_peak_bytes` is the job's own memory (anonymous and shared), without page cache;
+    `memory_cgroup_peak_bytes` is the kernel's memory.peak, with it. Pressure is the time in which
+    some of the job's tasks had to wait for CPU, memory or I/O (PSI); waiting for memory is what
+    MemoryHigh= does to a job.
     """
 
     cpu_user_seconds: float | None = None
     cpu_system_seconds: float | None = None
+    cpu_throttled_seconds: float | None = None
     memory_peak_bytes: int | None = None
+    memory_cgroup_peak_bytes: int | None = None
     oom_kills: int | None = None
     tasks_peak: int | None = None
     io_read_bytes: int | None = None
     io_write_bytes: int | None = None
+    io_read_operations: int | None = None
+    io_write_operations: int | None = None
+    cpu_pressure_seconds: float | None = None
+    memory_pressure_seconds: float | None = None
+    io_pressure_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +77,11 @@ class Result:
 # The order of the report, as the documentation gives it.
 REPORT_FIELDS = (
     "job", "unit", "manager", "command", "reason", "message", "exit_code", "signal",
-    "started_at", "ended_at", "wall_seconds", "cpu_user_seconds", "cpu_system_seconds",
-    "memory_peak_bytes", "memory_limit_bytes", "oom_kills", "tasks_peak",
-    "io_read_bytes", "io_write_bytes", "box", "enforcement",
+    "started_at", "ended_at", "wall_seconds",
+    "cpu_user_seconds", "cpu_system_seconds", "cpu_throttled_seconds",
+    "memory_peak_bytes", "memory_cgroup_peak_bytes", "memory_limit_bytes", "oom_kills",
+    "tasks_peak",
+    "io_read_bytes", "io_write_bytes", "io_read_operations", "io_write_operations",
+    "cpu_pressure_seconds", "memory_pressure_seconds", "io_pressure_seconds",
+    "box", "enforcement",
 )  # fmt: skip

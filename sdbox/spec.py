@@ -5,6 +5,7 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     job                  str
     argv, environment    list of bytes; list of (name, value) in bytes
     ignored_signals      numbers
+    spare_init           bool: the kernel kills init last when memory runs out
     private_pids         bool
     namespaces           CLONE_NEW… flags
     root_directory       path or None
@@ -46,14 +47,20 @@ def make_spec(
     credentials: Credentials | None,
     caller: Caller,
     own_proc: bool,
+    spare_init: bool,
 ) -> dict[str, Any]:
-    """Return the spec. `own_proc` says that the job's PIDs are not those of the caller's /proc."""
+    """Return the spec.
+
+    `own_proc` says that the job's PIDs are not those of the caller's /proc, and `spare_init` that
+    the kernel may come to kill the job for memory: it shall leave somebody to tell.
+    """
     mounts = list(_mounts(directives, own_proc=own_proc))
     return {
         "job": job,
         "argv": [os.fsencode(word) for word in command],
         "environment": _environment(directives, credentials, caller),
         "ignored_signals": list(caller.ignored_signals),
+        "spare_init": spare_init,
         "private_pids": bool(directives.get("PrivatePIDs")),
         "namespaces": _namespaces(directives, mounts),
         "root_directory": directives.get("RootDirectory"),
@@ -134,6 +141,7 @@ def _bind(bind: Bind, *, read_only: bool) -> Mount:
 def _process(
     directives: Mapping[str, Any], credentials: Credentials | None, caller: Caller
 ) -> Iterator[Operation]:
+    yield "OOMScoreAdjust", {"value": caller.oom_score_adjust}
     if "CPUAffinity" in directives:
         yield "CPUAffinity", {"cpus": list(directives["CPUAffinity"])}
     asked = directives.get("WorkingDirectory")

@@ -7,13 +7,13 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdbox.messages import MEGABYTE, memory_message
 from sdbox.result import Reason, Result, Usage
 
 if TYPE_CHECKING:
+    from sdbox.kmsg import Victim
     from sdbox.plan import Plan
     from sdbox.watch import Excess
-
-_MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +21,7 @@ class Ending:
     """What was seen. `status` is that of wait(2), or None where init vanished; times in seconds.
 
     Init blocks every signal, so that only SIGKILL ends it, and the payload goes with it.
+    `victim` is whom the kernel killed for memory, if that is known.
     """
 
     status: int | None
@@ -30,6 +31,7 @@ class Ending:
     excess: Excess | None = None
     timed_out: bool = False
     killed: bool = False
+    victim: Victim | None = None
 
 
 def result(plan: Plan, ending: Ending, usage: Usage) -> Result:
@@ -87,9 +89,9 @@ def _reason(
 ) -> tuple[Reason, str]:
     """Return why the job ended, with a sentence that a scheduler can show."""
     if ending.excess is not None:
-        return "memory", _memory_message(plan, ending.excess.usage_bytes) + _largest(ending.excess)
-    if usage.oom_kills and number == signal.SIGKILL:
-        return "memory", _memory_message(plan, usage.memory_peak_bytes)
+        return ending.excess.reason, ending.excess.message
+    if usage.oom_kills and (plan.ends_when_out_of_memory or number == signal.SIGKILL):
+        return "memory", _out_of_memory(plan, ending, usage)
     if ending.timed_out:
         limit = f"{plan.runtime_max_seconds:g} seconds"
         return "wall-time", f"Job has gone over wall time limit of {limit}."
@@ -100,17 +102,13 @@ def _reason(
     return "exited", f"Job exited with status {exit_code}."
 
 
-def _memory_message(plan: Plan, used: int | None) -> str:
-    limit = (plan.memory_limit_bytes or 0) // _MEGABYTE
-    message = f"Job has gone over memory limit of {limit} megabytes."
-    if used is None:
+def _out_of_memory(plan: Plan, ending: Ending, usage: Usage) -> str:
+    message = memory_message(plan.memory_limit_bytes or 0, usage.memory_peak_bytes)
+    victim = ending.victim
+    if victim is None:
         return message
-    return f"{message} Last measured usage: {used // _MEGABYTE} megabytes."
-
-
-def _largest(excess: Excess) -> str:
-    name, pid = excess.largest_name, excess.largest_pid
-    return f" Largest process: {name} (PID {pid}, {excess.largest_bytes // _MEGABYTE} megabytes)."
+    megabytes = victim.own_bytes // MEGABYTE
+    return f"{message} The kernel killed {victim.name} (PID {victim.pid}, {megabytes} megabytes)."
 
 
 def signal_name(number: int) -> str:

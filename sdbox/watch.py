@@ -1,4 +1,4 @@
-"""Limits that sdbox keeps itself, by measuring, where the kernel has no controller for them.
+"""Limits that sdbox keeps itself, by measuring, where the kernel has nothing that keeps them.
 
 A watch is weaker than the kernel: it acts after the fact, and a job that grows fast gets past the
 limit for as long as a round takes. It says so in the result's `enforcement`.
@@ -7,98 +7,130 @@ limit for as long as a round takes. It says so in the result's `enforcement`.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from sdbox.memory import own_memory, process_name
+from sdbox.messages import MEGABYTE, memory_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
-# The watch rests so long that measuring takes at most this share of one CPU, and at least
-# _SHORTEST_REST seconds, and at most _LONGEST_REST, whatever the cost: a limit must be kept.
+    from sdbox.cgroup import Cgroup
+    from sdbox.result import Reason
+
+# A watch rests so long that measuring takes at most this share of one CPU, but not longer than
+# _LONGEST_REST seconds, whatever it costs: a limit must be kept.
 _LARGEST_SHARE = 0.01
-_SHORTEST_REST = 0.1
 _LONGEST_REST = 5.0
-
-# Of /proc/PID/smaps_rollup: what is the process's own, its share of what it shares, and no page
-# cache. In KiB.
-_OWN = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+_SHORTEST_REST = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Excess:
-    """A limit was passed: the usage in bytes, and the process that had most of it."""
+    """A limit was passed. `message` is for people; `ask` is to stop the job before killing it."""
 
-    usage_bytes: int
-    largest_name: str
-    largest_pid: int
-    largest_bytes: int
+    reason: Reason
+    message: str
+    ask: bool
+
+
+class Watch(Protocol):
+    """Keeps one limit of one job."""
+
+    def look(self) -> Excess | float:
+        """Measure; return an excess, or after how many seconds to look again."""
+
+
+async def keep(watch: Watch, on_excess: Callable[[Excess], None]) -> None:
+    """Look again and again, until the limit is passed; tell that once."""
+    while True:
+        started = time.thread_time()
+        seen = watch.look()
+        if isinstance(seen, Excess):
+            on_excess(seen)
+            return
+        cost = time.thread_time() - started
+        await asyncio.sleep(min(max(seen, cost / _LARGEST_SHARE), _LONGEST_REST))
 
 
 class MemoryWatch:
-    """Measures a job's memory, keeps its peak, and tells once when it passes the limit.
+    """MemoryMax= by what the processes have of their own."""
 
-    `processes` returns the job's PIDs. `limit_bytes` None only measures.
-    """
-
-    def __init__(
-        self,
-        processes: Callable[[], Iterable[int]],
-        limit_bytes: int,
-        on_excess: Callable[[Excess], None],
-    ) -> None:
-        self._processes = processes
+    def __init__(self, cgroup: Cgroup, limit_bytes: int) -> None:
+        self._cgroup = cgroup
         self._limit = limit_bytes
-        self._on_excess = on_excess
-        self.peak_bytes: int | None = None
+        self._peak: int | None = None
 
-    async def run(self) -> None:
-        """Measure until the limit is passed."""
-        while True:
-            started = time.thread_time()
-            excess = self._measure()
-            if excess is not None:
-                self._on_excess(excess)
-                return
-            cost = time.thread_time() - started
-            await asyncio.sleep(min(max(_SHORTEST_REST, cost / _LARGEST_SHARE), _LONGEST_REST))
+    def peak(self) -> int | None:
+        """Return the most that was measured so far."""
+        return self._peak
 
-    def _measure(self) -> Excess | None:
-        sizes = {pid: size for pid in self._processes() if (size := own_memory(pid)) is not None}
-        if not sizes:
-            return None
+    def look(self) -> Excess | float:
+        """Measure every process of the job."""
+        pids = self._cgroup.processes()
+        sizes = {pid: size for pid in pids if (size := own_memory(pid)) is not None}
         total = sum(sizes.values())
-        self.peak_bytes = max(total, self.peak_bytes or 0)
+        if sizes:
+            self._peak = max(total, self._peak or 0)
         if total <= self._limit:
-            return None
-        largest = max(sizes, key=sizes.__getitem__)
+            return _SHORTEST_REST
         return Excess(
-            usage_bytes=total,
-            largest_name=_name(largest),
-            largest_pid=largest,
-            largest_bytes=sizes[largest],
+            reason="memory",
+            message=memory_message(self._limit, total) + _largest(sizes),
+            ask=False,
         )
 
 
-def own_memory(pid: int) -> int | None:
-    """Return the bytes of a process's own memory, its share of shared memory included.
+class TasksWatch:
+    """TasksMax= by counting."""
 
-    None for a process that is gone.
-    """
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    lines = (line.split() for line in text.splitlines())
-    return sum(int(fields[1]) for fields in lines if fields[0] in _OWN) * 1024
+    def __init__(self, cgroup: Cgroup, limit: int) -> None:
+        self._cgroup = cgroup
+        self._limit = limit
+
+    def look(self) -> Excess | float:
+        """Count the tasks: threads, as the kernel's own limit does."""
+        tasks = self._cgroup.tasks()
+        if tasks <= self._limit:
+            return _SHORTEST_REST
+        message = f"Job has gone over limit of {self._limit} tasks. Last count: {tasks}."
+        return Excess(reason="killed", message=message, ask=False)
 
 
-def _name(pid: int) -> str:
-    """Return a process's name, whole where /proc/PID/comm cuts it short."""
-    import psutil
+class CPUTimeWatch:
+    """CPU time of the whole tree, in seconds."""
 
-    try:
-        return psutil.Process(pid).name()
-    except psutil.Error:
-        return "?"
+    def __init__(self, cgroup: Cgroup, limit_seconds: float) -> None:
+        self._cgroup = cgroup
+        self._limit = limit_seconds
+        self._cpus = os.cpu_count() or 1
+
+    def look(self) -> Excess | float:
+        """Read the time, and rest for as long as all CPUs together need to use up what is left."""
+        used = self._cgroup.cpu_seconds()
+        if used is None or used < self._limit:
+            return max((self._limit - (used or 0.0)) / self._cpus, _SHORTEST_REST)
+        message = f"Job has gone over CPU time limit of {self._limit:g} seconds."
+        return Excess(reason="cpu-time", message=message, ask=True)
+
+
+_WATCHES: Mapping[str, Callable[[Cgroup, Any], Watch]] = {
+    "MemoryMax": MemoryWatch,
+    "TasksMax": TasksWatch,
+    "CPUTimeMaxSec": lambda cgroup, usec: CPUTimeWatch(cgroup, usec / 1_000_000),
+}
+
+
+def watches_for(watched: Mapping[str, Any], cgroup: Cgroup) -> list[Watch]:
+    """Return the watches for directives and their values."""
+    return [_WATCHES[name](cgroup, value) for name, value in watched.items()]
+
+
+def _largest(sizes: Mapping[int, int]) -> str:
+    pid = max(sizes, key=sizes.__getitem__)
+    megabytes = sizes[pid] // MEGABYTE
+    return f" Largest process: {process_name(pid)} (PID {pid}, {megabytes} megabytes)."

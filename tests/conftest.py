@@ -18,7 +18,6 @@ import pytest
 
 from sdbox import embedded
 from sdbox.errors import TimedOut
-from sdbox.execution import slice_path
 from sdbox.host import booted, controllers, locate
 from sdbox.launcher import Launcher
 
@@ -139,7 +138,7 @@ class Sdbox:
         self.command = command
         self.endpoint = endpoint
         self.ids: list[str] = []
-        self._directory = directory
+        self.directory = directory
         self._running: list[Running] = []
 
     def new_id(self) -> str:
@@ -157,7 +156,7 @@ class Sdbox:
     def run(self, *words: str | bytes, report: bool = False, **options: Any) -> Outcome:
         """Run `sdbox run WORDS…` as a job of this test."""
         job = self.new_id()
-        place = self._directory / f"{job}.json"
+        place = self.directory / f"{job}.json"
         reporting = [f"--report={place}"] if report else []
         done = self.call("run", f"--id={job}", *reporting, *words, **_marked(options, job))
         text = place.read_text() if place.exists() else ""
@@ -195,9 +194,12 @@ class Sdbox:
         done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
         return Outcome(id="", status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
-    def cgroup(self, job: str, slice_name: str = "sdbox.slice") -> Path:
-        root = self.endpoint.cgroup_root + slice_path(slice_name)
-        return Path(root, f"sdbox-{job}.scope")
+    def cgroup(self, job: str) -> Path:
+        return Path(self.endpoint.cgroup_root, "sdbox.slice", f"sdbox-{job}.scope")
+
+    def members(self, job: str) -> list[int]:
+        """The PIDs in a job's cgroup, in their order: init is the first."""
+        return sorted(map(int, (self.cgroup(job) / "cgroup.procs").read_text().split()))
 
     def close(self) -> None:
         """Kill what runs, wait until it is gone, and make sure that nothing is left."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from sdbox.directives import Directive, Option
+    from sdbox.plan import Plan
     from sdbox.result import Result
 
 _EPILOG = """\
@@ -116,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
             job=new_id() if arguments.id is None else arguments.id,
             caller=caller(_inherited_environment(), signals.ignored),
         )
+        _tell_what_is_watched(plan)
         helper = Helper.fork(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
         launch = begin(helper, plan, (0, 1, 2))
         # From here on init prepares itself, while this process imports what talks to systemd.
@@ -130,6 +132,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         _write(report, result)
     return _end(result)
+
+
+def _tell_what_is_watched(plan: Plan) -> None:
+    names = [name for name in plan.watched if DIRECTIVES[name].controller is not None]
+    if names:
+        complain(
+            f"{', '.join(names)}: kept by watching, which is weaker than the kernel;"
+            " `sdbox doctor` tells why"
+        )
 
 
 def _inherited_environment() -> dict[bytes, bytes]:

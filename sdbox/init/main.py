@@ -62,6 +62,9 @@ class Init:
     def _prepare(self) -> None:
         """Do all that needs no fork: this runs while the supervisor asks for the unit."""
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        if self.spec["spare_init"]:
+            with step("OOMScoreAdjust"), open("/proc/self/oom_score_adj", "wb") as file:
+                file.write(b"-1000")
         namespaces = self.spec["namespaces"]
         if namespaces:
             with step("namespaces"):

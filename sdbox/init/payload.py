@@ -37,6 +37,12 @@ def _affinity(*, cpus: list[int]) -> None:
     os.sched_setaffinity(0, cpus)
 
 
+def _oom_score_adjust(*, value: int) -> None:
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        if int(file.read()) != value:
+            file.write(b"%d" % value)
+
+
 def _limit(*, resource_number: int, soft: int, hard: int) -> None:
     try:
         resource.setrlimit(resource_number, (soft, hard))
@@ -66,6 +72,7 @@ def _working_directory(*, path: str, ignore_missing: bool) -> None:
 
 
 _OPERATIONS: dict[str, Callable[..., None]] = {
+    "OOMScoreAdjust": _oom_score_adjust,
     "CPUAffinity": _affinity,
     "Limit": _limit,
     "User": _credentials,

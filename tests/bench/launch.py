@@ -16,14 +16,16 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdbox import embedded
 from sdbox.host import SYSTEM_BUS, booted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TRUE = "/bin/true"
 BOX = {
@@ -36,10 +38,10 @@ BOX = {
 }
 # systemd.exec(5): a service has PrivatePIDs= since 257.
 _PRIVATE_PIDS_SINCE = 257
-_BWRAP = (
-    "--dev-bind / / --tmpfs /tmp --tmpfs /var/tmp --proc /proc "
-    "--unshare-pid --unshare-ipc --unshare-net --die-with-parent"
-).split()
+_BWRAP = [
+    *("--dev-bind", "/", "/", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp", "--proc", "/proc"),
+    *("--unshare-pid", "--unshare-ipc", "--unshare-net", "--die-with-parent"),
+]
 
 IN_FLIGHT = (1, 8, 64)
 HELD = 200

@@ -88,7 +88,7 @@ def spawn(site: Site) -> Iterator[Callable[..., Inside]]:
         if site.launch_cgroup is not None:
             Path(site.launch_cgroup, "cgroup.procs").write_text(str(pid))
         process.stdin.write("\n")
-        process.stdin.close()
+        process.stdin.flush()
         return Inside(pid=pid, inner_pid=_inner_pid(pid))
 
     yield start

@@ -27,11 +27,6 @@ SHORT = 0.1
 
 DRIVER = "org.freedesktop.DBus"
 SYSTEMD = "org.freedesktop.systemd1"
-MANAGER = {
-    "destination": SYSTEMD,
-    "path": "/org/freedesktop/systemd1",
-    "interface": f"{SYSTEMD}.Manager",
-}
 UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
 INVALID_ARGUMENTS = "org.freedesktop.DBus.Error.InvalidArgs"
 
@@ -72,6 +67,21 @@ async def call_driver(bus: Bus, member: str, signature: str = "", *body: Any) ->
         member=member,
         signature=signature,
         body=body,
+        timeout=SECONDS,
+    )
+
+
+async def call_manager(
+    bus: Bus, member: str, signature: str = "", *body: Any, fds: tuple[int, ...] = ()
+) -> list[Any]:
+    return await bus.call(
+        destination=SYSTEMD,
+        path="/org/freedesktop/systemd1",
+        interface=f"{SYSTEMD}.Manager",
+        member=member,
+        signature=signature,
+        body=body,
+        fds=fds,
         timeout=SECONDS,
     )
 
@@ -228,13 +238,10 @@ async def test_a_file_descriptor_is_passed(bus: Bus) -> None:
         ("DefaultDependencies", variant("b", False)),
         ("CollectMode", variant("s", "inactive-or-failed")),
     ]
-    await bus.call(
-        **MANAGER,
-        member="StartTransientUnit",
-        signature="ssa(sv)a(sa(sv))",
-        body=(f"sdbox-test-{os.getpid()}.service", "fail", properties, ()),
-        fds=(writing,),
-        timeout=SECONDS,
+    unit = f"sdbox-test-{os.getpid()}.service"
+    signature = "ssa(sv)a(sa(sv))"
+    await call_manager(
+        bus, "StartTransientUnit", signature, unit, "fail", properties, (), fds=(writing,)
     )
     os.close(writing)
     text = await asyncio.to_thread(os.read, reading, 100)
@@ -244,7 +251,7 @@ async def test_a_file_descriptor_is_passed(bus: Bus) -> None:
 
 async def test_received_descriptors_are_closed(bus: Bus) -> None:
     before = open_files()
-    await bus.call(**MANAGER, member="DumpByFileDescriptor", timeout=SECONDS)
+    await call_manager(bus, "DumpByFileDescriptor")
     assert not open_files() - before
 
 

@@ -63,8 +63,9 @@ def start(directory: Path) -> Iterator[Start]:
         process.wait()
 
 
-def remove_at_once(directory: Path) -> None:
+def kill_and_remove(process: subprocess.Popen[bytes], directory: Path) -> None:
     """Remove a cgroup as soon as the kernel lets it go, sooner than it notifies of its end."""
+    process.kill()
     while True:
         try:
             directory.rmdir()
@@ -142,7 +143,7 @@ async def test_wait_in_a_loop(cgroup: Cgroup, start: Start) -> None:
 def test_wait_wakes_when_the_cgroup_is_removed_at_once(cgroup: Cgroup, start: Start) -> None:
     # The kernel drops the notification then: see _RECHECK_SECONDS.
     process = start()
-    killer = threading.Thread(target=lambda: (process.kill(), remove_at_once(Path(cgroup.name))))
+    killer = threading.Thread(target=kill_and_remove, args=(process, Path(cgroup.name)))
     began = time.monotonic()
     killer.start()
     cgroup.wait_empty(SECONDS)

@@ -436,15 +436,11 @@ def test_the_payload_keeps_what_a_child_keeps(sdbox: Sdbox, tmp_path: Path) -> N
 def test_the_payload_is_in_the_callers_process_group_and_session(sdbox: Sdbox) -> None:
     job = sdbox.start_sh("echo up; read line")
     job.line()
-    pids = [int(pid) for pid in _members(sdbox, job.id)]
+    pids = sdbox.members(job.id)
     assert {os.getpgid(pid) for pid in pids} == {os.getpgid(job.pid)}
     assert {os.getsid(pid) for pid in pids} == {os.getsid(job.pid)}
     job.send(b"\n")
     job.end()
-
-
-def _members(sdbox: Sdbox, job: str) -> list[str]:
-    return (sdbox.cgroup(job) / "cgroup.procs").read_text().split()
 
 
 def test_a_working_directory_that_was_removed(sdbox: Sdbox, tmp_path: Path) -> None:

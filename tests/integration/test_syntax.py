@@ -176,8 +176,13 @@ MAX = str(INFINITY)
 def texts(alphabet: str, *words: str) -> st.SearchStrategy[str]:
     """Texts of characters and words of a syntax, right and nearly right."""
     parts = st.lists(st.sampled_from([*alphabet, *words]), min_size=1, max_size=9).map("".join)
-    # A unit file's line is stripped, and a backslash at its end continues it.
-    return parts.map(str.strip).filter(lambda text: text and not text.endswith("\\"))
+    return parts.map(str.strip).filter(_stands_in_a_unit_file)
+
+
+def _stands_in_a_unit_file(text: str) -> bool:
+    # A backslash at the end of a line continues it, and systemd 252 takes two blanks in BindPaths
+    # for an empty path, which it complains about and leaves out.
+    return bool(text) and not text.endswith("\\") and "  " not in text
 
 
 NEARLY = st.one_of(
@@ -187,7 +192,7 @@ NEARLY = st.one_of(
     st.tuples(st.just("LimitAS"), texts("0123456789:.KM", "infinity", "1K:2K")),
     st.tuples(st.just("LimitNICE"), texts("0123456789:+-", "+5:-5")),
     st.tuples(st.just("BindPaths"), texts("/ab:\\ '\"-.", "/a:", "/b", ":norbind", "\\:", "/a ")),
-    st.tuples(st.just("Environment"), texts("A=b \\'\"ntx0s$%é", "A=", "B=c ", "\\x41", "\\101")),
+    st.tuples(st.just("Environment"), texts("A=b \\'\"tx0s$%é", "A=", "B=c ", "\\x41", "\\101")),
     st.tuples(st.just("WorkingDirectory"), texts("/ab.- ", "/a")),
     st.tuples(st.just("User"), texts("ab01._-@ :/\\")),
     st.tuples(st.just("Slice"), texts("ab-_.@", ".slice", "a-b")),

@@ -1,0 +1,28 @@
+"""What a process has of memory that is its own: anonymous and shared, and no page cache."""
+
+from __future__ import annotations
+
+# Of /proc/PID/smaps_rollup, in KiB: what is the process's alone, its share of what it shares with
+# others, and the same that is in swap.
+_OWN = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+
+
+def own_memory(pid: int) -> int | None:
+    """Return the bytes of a process's own memory; None for a process that is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as lines:
+            fields = [line.split() for line in lines]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return sum(int(number) for name, number, *_ in fields if name in _OWN) * 1024
+
+
+def process_name(pid: int) -> str:
+    """Return a process's name, whole where /proc/PID/comm cuts it short."""
+    # Only who has passed a limit pays for it.
+    import psutil
+
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "?"

@@ -1,0 +1,13 @@
+"""Sentences that more than one place says to a person or a scheduler. Pure."""
+
+from __future__ import annotations
+
+MEGABYTE = 1024 * 1024
+
+
+def memory_message(limit_bytes: int, used_bytes: int | None) -> str:
+    """Return what can be shown as the reason of a hold, in the words that HTCondor uses."""
+    message = f"Job has gone over memory limit of {limit_bytes // MEGABYTE} megabytes."
+    if used_bytes is None:
+        return message
+    return f"{message} Last measured usage: {used_bytes // MEGABYTE} megabytes."

@@ -1,0 +1,268 @@
+"""systemd as a peer on the bus: calls, the signals that are waited for, errors with a remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from sdbox.bus import Match, within
+from sdbox.errors import ManagerRefused, ManagerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sdbox.bus import Bus
+    from sdbox.errors import SdboxError
+
+SYSTEMD = "org.freedesktop.systemd1"
+PATH = "/org/freedesktop/systemd1"
+INTERFACE = f"{SYSTEMD}.Manager"
+_BUS = "org.freedesktop.DBus"
+_ERROR = f"{_BUS}.Error"
+
+UNIT_EXISTS = f"{SYSTEMD}.UnitExists"
+NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
+UNIT_INACTIVE = f"{SYSTEMD}.UnitInactive"
+NOT_SUPPORTED = f"{_ERROR}.NotSupported"
+# What systemd itself has for a job that failed, where it answers for one.
+JOB_FAILED = f"{SYSTEMD}.JobFailed"
+
+_HINTS = {
+    UNIT_EXISTS: "Choose another id, or clear a failed one with `systemctl reset-failed {unit}`",
+    NO_SUCH_UNIT: "It has ended, or never was; see `systemctl list-units 'sdbox-*'`",
+    f"{SYSTEMD}.NoSuchProcess": "The process has ended before it could be put into its unit",
+    UNIT_INACTIVE: "It has ended, or is about to",
+    f"{SYSTEMD}.UnitBusy": "A job of systemd's is at work on it; try again when that is done",
+    f"{SYSTEMD}.FrozenByParent": "A slice above it is frozen: thaw that one",
+    f"{_ERROR}.PropertyReadOnly": (
+        "systemd {version} does not take that property for a scope; a newer one may"
+    ),
+    f"{_ERROR}.AccessDenied": "Run it as root",
+    f"{_ERROR}.InteractiveAuthorizationRequired": "Run it as root",
+    f"{_ERROR}.LimitsExceeded": (
+        "Too many connections or calls at once: raise the bus's limits, or start fewer jobs"
+    ),
+    NOT_SUPPORTED: "The unified cgroup hierarchy and its cgroup.freeze are needed",
+}
+
+# What the bus itself answers when systemd is not there, or left before it replied. Replies that
+# it owes it sends before it leaves to execute itself anew, so such a call was not carried out.
+_GONE = frozenset(
+    f"{_ERROR}.{name}"
+    for name in (
+        "NoReply",
+        "ServiceUnknown",
+        "NameHasNoOwner",
+        "Disconnected",
+        # The bus tried to start it, by the `Exec=/bin/false` of its service file.
+        "Spawn.ChildExited",
+    )
+)
+# How long systemd may take to execute itself anew: a large one has much to read and write.
+_RETURN_SECONDS = 30.0
+
+
+class Systemd:
+    """systemd's side of a connection. `version` is 0 until the manager has learned it.
+
+    `jobs` has what came of jobs, (object path, result) by unit; `removals` the units that are no
+    more, after subscribe(). With `only`, no signals about other units than that one come.
+    """
+
+    def __init__(self, bus: Bus, *, timeout: float, only: str | None) -> None:
+        self.bus = bus
+        self.version = 0
+        self.timeout = timeout
+        self.jobs = Mailboxes()
+        self.removals = Mailboxes()
+        self._owners = Mailboxes()
+        self._only = only
+        self._subscribing = asyncio.Lock()
+        self._subscribed = False
+        bus.closed.add_done_callback(self._lost)
+
+    async def call(
+        self,
+        member: str,
+        signature: str = "",
+        body: Sequence[Any] = (),
+        *,
+        unit: str = "systemd",
+        fds: Sequence[int] = (),
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Call a method of the manager. Errors are about `unit`, and have a remedy."""
+        return await self._ask(
+            PATH, INTERFACE, member, signature, body, unit=unit, fds=fds, timeout=timeout
+        )
+
+    async def get(self, path: str, interface: str, name: str, timeout: float | None = None) -> Any:
+        """A property of an object of systemd's."""
+        (value,) = await self._ask(
+            path, f"{_BUS}.Properties", "Get", "ss", (interface, name), unit=name, timeout=timeout
+        )
+        return value.value
+
+    async def follow_jobs(self) -> None:
+        """Have signals about jobs sent. Those of our own jobs come even if nobody subscribes."""
+        await self.bus.add_match(
+            self._match("JobRemoved", 2), self._job_removed, timeout=self.timeout
+        )
+
+    async def subscribe(self) -> None:
+        """Have signals about removed units sent, too: once, and not before they are needed.
+
+        From then on PID 1 tells the bus of every change of every unit, which costs a fifth more
+        for each launch (tried).
+        """
+        async with self._subscribing:
+            if not self._subscribed:
+                await asyncio.gather(
+                    self.bus.add_match(
+                        self._match("UnitRemoved", 0), self._unit_removed, timeout=self.timeout
+                    ),
+                    self.call("Subscribe"),
+                )
+                self._subscribed = True
+
+    async def _ask(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        body: Sequence[Any],
+        *,
+        unit: str,
+        fds: Sequence[int] = (),
+        timeout: float | None = None,
+    ) -> list[Any]:
+        seconds = timeout or self.timeout
+        async with within(seconds, f"{unit}: {member}"):
+            while True:
+                try:
+                    return await self.bus.call(
+                        destination=SYSTEMD,
+                        path=path,
+                        interface=interface,
+                        member=member,
+                        signature=signature,
+                        body=body,
+                        fds=fds,
+                        timeout=seconds,
+                    )
+                except ManagerRefused as error:
+                    if error.name not in _GONE or not self.version:
+                        raise self._explained(error, unit) from error
+                await self._return()
+
+    async def _return(self) -> None:
+        """Wait for a systemd that executes itself anew to be on the bus again."""
+        match = Match(
+            sender=_BUS,
+            path="/org/freedesktop/DBus",
+            interface=_BUS,
+            member="NameOwnerChanged",
+            arguments=((0, SYSTEMD),),
+        )
+        await self.bus.add_match(match, self._owner_changed, timeout=self.timeout)
+        try:
+            with self._owners.open(SYSTEMD) as mailbox:
+                async with within(_RETURN_SECONDS, "systemd, which left the bus, is to return"):
+                    while not await self._present():
+                        await mailbox.get()
+        finally:
+            await self.bus.remove_match(match, self._owner_changed, timeout=self.timeout)
+
+    async def _present(self) -> bool:
+        (present,) = await self.bus.call(
+            destination=_BUS,
+            path="/org/freedesktop/DBus",
+            interface=_BUS,
+            member="NameHasOwner",
+            signature="s",
+            body=(SYSTEMD,),
+            timeout=self.timeout,
+        )
+        return bool(present)
+
+    def _match(self, member: str, position: int) -> Match:
+        """A signal of the manager, which has the unit's name as its argument at `position`."""
+        return Match(
+            sender=SYSTEMD,
+            path=PATH,
+            interface=INTERFACE,
+            member=member,
+            arguments=() if self._only is None else ((position, self._only),),
+        )
+
+    def _explained(self, error: ManagerRefused, unit: str) -> SdboxError:
+        text = f"{unit}: {error.message}"
+        if error.name in _GONE:
+            return ManagerUnavailable(text, hint="See whether systemd runs, as its own PID 1")
+        hint = _HINTS.get(error.name, "").format(unit=unit, version=self.version)
+        return ManagerRefused(text, name=error.name, hint=hint)
+
+    def _job_removed(self, body: list[Any]) -> None:
+        _, path, unit, result = body
+        self.jobs.put(unit, (path, result))
+
+    def _unit_removed(self, body: list[Any]) -> None:
+        self.removals.put(body[0], None)
+
+    def _owner_changed(self, body: list[Any]) -> None:
+        self._owners.put(body[0], None)
+
+    def _lost(self, _: object) -> None:
+        for mailboxes in (self.jobs, self.removals, self._owners):
+            mailboxes.lose(self.bus.unavailable)
+
+
+class Mailbox:
+    """What came for one who waits, in order, from before it began to wait."""
+
+    def __init__(self) -> None:
+        self._items: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(self, item: Any) -> None:
+        """Add an item; an exception is one that get() raises."""
+        self._items.put_nowait(item)
+
+    async def get(self) -> Any:
+        """Wait for the next item."""
+        item = await self._items.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+class Mailboxes:
+    """Signals for those who wait for one, by the unit that it is about."""
+
+    def __init__(self) -> None:
+        self._by_unit: dict[str, list[Mailbox]] = {}
+
+    @contextlib.contextmanager
+    def open(self, unit: str) -> Iterator[Mailbox]:
+        """A mailbox for what comes about `unit` from now on."""
+        mailbox = Mailbox()
+        mailboxes = self._by_unit.setdefault(unit, [])
+        mailboxes.append(mailbox)
+        try:
+            yield mailbox
+        finally:
+            mailboxes.remove(mailbox)
+            if not mailboxes:
+                del self._by_unit[unit]
+
+    def put(self, unit: str, item: Any) -> None:
+        """Give an item to all who wait for `unit`."""
+        for mailbox in self._by_unit.get(unit, ()):
+            mailbox.put(item)
+
+    def lose(self, error: Callable[[], Exception]) -> None:
+        """Have all who wait raise, each an error of its own."""
+        for mailboxes in self._by_unit.values():
+            for mailbox in mailboxes:
+                mailbox.put(error())

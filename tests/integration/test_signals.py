@@ -1,0 +1,124 @@
+"""Signals on their way from whoever sends them to `sdbox run`, to the payload."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Running, Sdbox
+
+SECONDS = 30.0
+FORWARDED = ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "CONT"]
+
+# Waits in the shell's own `read`: a trap runs when that is interrupted.
+TRAPS = "; ".join(f"trap 'echo {name}' {name}" for name in FORWARDED)
+ECHO = f"{TRAPS}; echo up; while read -r line || (($? > 128)); do echo $line; done; exit 3"
+
+
+def stopped(pid: int) -> None:
+    """Wait until a child is stopped."""
+    assert os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT) is not None
+
+
+@pytest.fixture(params=[(), ("--pid-namespace",)], ids=["shared-pids", "own-pids"])
+def payload(sdbox: Sdbox, request: pytest.FixtureRequest) -> Running:
+    """A payload that tells of each signal, and of each line."""
+    job = sdbox.start(*request.param, "--", "bash", "-c", ECHO)
+    assert job.line() == "up"
+    return job
+
+
+@pytest.mark.parametrize("name", FORWARDED)
+def test_it_is_passed_on(payload: Running, name: str) -> None:
+    payload.signal(signal.Signals[f"SIG{name}"])
+    assert payload.until(f"{name}\n")
+    payload.send(b"still there\n")
+    assert "still there" in payload.until("still there\n")
+
+
+def test_each_signal_comes_once(payload: Running) -> None:
+    for name in FORWARDED:
+        payload.signal(signal.Signals[f"SIG{name}"])
+        assert payload.until("\n").strip() == name
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
+def test_a_payload_that_does_not_mind_ends_by_it(sdbox: Sdbox, name: str) -> None:
+    job = sdbox.start_sh("echo up; exec sleep 600")
+    assert job.line() == "up"
+    job.signal(signal.Signals[f"SIG{name}"])
+    assert job.end().status == -signal.Signals[f"SIG{name}"]
+
+
+def test_it_goes_to_the_payload_alone(sdbox: Sdbox) -> None:
+    """As from kill(1), and not to the whole tree: the payload knows what its children need."""
+    script = (
+        "sh -c 'trap \"echo child\" TERM; echo up; read line; echo end'; "
+        "echo payload went on; exit 4"
+    )
+    job = sdbox.start_sh(f"trap 'echo got it' TERM; {script}")
+    assert job.line() == "up"
+    job.signal(signal.SIGTERM)
+    job.send(b"\n")
+    assert job.end().out.split("\n")[:2] == ["end", "got it"]
+
+
+def test_a_stop_and_a_continuation(sdbox: Sdbox) -> None:
+    # A process group that its parent could continue: any other the kernel does not stop.
+    job = sdbox.start("--", "cat", process_group=0)
+    job.send(b"one\n")
+    assert job.line() == "one"
+    init, cat = sdbox.members(job.id)
+    job.signal(signal.SIGTSTP)
+    stopped(job.pid)
+    look_until(lambda: _state(cat) == "T")
+    assert _state(init) != "T"
+    job.send(b"two\n")
+    job.signal(signal.SIGCONT)
+    assert job.line() == "two"
+    assert job.end().status == 0
+
+
+def test_signals_before_the_payload_runs_are_not_lost(sdbox: Sdbox) -> None:
+    """Sent as soon as they would not end Python's start: the job ends by it, or never starts."""
+    job = sdbox.start_sh("exec sleep 600")
+    look_until(lambda: _blocks(job.pid, signal.SIGTERM))
+    job.signal(signal.SIGTERM)
+    assert job.end().status == -signal.SIGTERM
+
+
+def test_a_signal_in_the_middle_of_the_launch(sdbox: Sdbox) -> None:
+    """Whenever it comes, sdbox ends and nothing stays: see the check after each test."""
+    for number in range(12):
+        job = sdbox.start_sh("exec sleep 600", "--private-tmp")
+        try:
+            job.process.wait(timeout=number * 0.02)
+        except subprocess.TimeoutExpired:
+            job.signal(signal.SIGTERM)
+        assert job.end().status == -signal.SIGTERM
+
+
+def look_until(is_so: Callable[[], bool]) -> None:
+    """Look at what nothing tells of, until it is so."""
+    end = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < end
+        os.sched_yield()
+
+
+def _blocks(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigBlk:\t")[1].split()[0], 16) >> number - 1 & 1)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
