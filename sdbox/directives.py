@@ -274,7 +274,7 @@ _TABLE = (
         name="PrivateIPC",
         syntax=syntax.BOOLEAN,
         section=_ISOLATION,
-        help="its own System V and POSIX shared memory, semaphores and queues",
+        help="its own System V IPC and POSIX message queues",
         option=Option(flag="--private-ipc", constant="yes"),
     ),
     Directive(

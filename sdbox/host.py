@@ -54,6 +54,7 @@ class Host:
 
 def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
     """Return where the chosen manager is; boot the embedded one where `auto` comes down to it."""
+    _refuse_inside_box()
     if choice == "system" or (choice == "auto" and booted()):
         return _system()
     from sdbox import embedded
@@ -63,6 +64,17 @@ def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
         manager = embedded.start()
         notice("systemd is not running here: booted the embedded manager")
     return at_embedded(manager)
+
+
+def _refuse_inside_box() -> None:
+    """A job that could start others through the manager would get out of its box."""
+    groups = _read("/proc/self/cgroup").rpartition("0::")[2].strip().split("/")
+    boxes = [name for name in groups if name.startswith("sdbox-") and name.endswith(".scope")]
+    if boxes:
+        raise ManagerUnavailable(
+            f"This process is in a box itself, {boxes[0]}",
+            hint="Start the job from outside of it",
+        )
 
 
 def at_embedded(manager: Embedded) -> Endpoint:
@@ -129,5 +141,5 @@ def _tasks_total() -> int:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()

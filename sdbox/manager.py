@@ -19,6 +19,7 @@ from sdbox.systemd import (
     NOT_SUPPORTED,
     PATH,
     SYSTEMD,
+    UNIT_BUSY,
     UNIT_INACTIVE,
     Systemd,
 )
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
 # Versions of systemd, from its sources at the tags.
 MINIMUM_VERSION = 249
 _PIDFDS_SINCE = 255
+# Newer ones refuse to stop what is frozen.
 _STOP_THAWS_UP_TO = 255
 
 # How long killing waits for a freeze: a task in uninterruptible sleep never freezes, and SIGKILL
 # takes the others anyway.
 _FREEZE_SECONDS = 2.0
+
+# systemd tells only who asked for a freeze, or a thaw, when it is done.
+_FREEZER_RETRY_SECONDS = 0.05
 
 _JOB_HINTS = {
     "canceled": "Another request for the unit, such as systemctl stop, replaced it",
@@ -147,9 +152,9 @@ class Manager:
         """
         async with self._within(timeout, f"stopping {unit}"):
             with _unless(NO_SUCH_UNIT):
-                # Since 256 systemd refuses to stop what is frozen; somebody may freeze it again.
-                while (result := await self._stopped(unit)) == "frozen":
-                    continue
+                # Somebody may be freezing it, with destroy() for one.
+                while (result := await self._stopped(unit)) == "frozen":  # noqa: ASYNC110
+                    await asyncio.sleep(_FREEZER_RETRY_SECONDS)
                 if result != "done":
                     text = f"{unit}: systemd's job to stop it ended as {result}"
                     raise ManagerRefused(text, name=JOB_FAILED, hint=_hint(result, unit))
@@ -230,9 +235,9 @@ class Manager:
         )
 
     async def _stopped(self, unit: str) -> str:
-        """The result of systemd's job to stop a unit, which is thawed before."""
+        """The result of systemd's job to stop a unit: `frozen` where it could not be thawed."""
         if self.version > _STOP_THAWS_UP_TO:
-            with _unless(UNIT_INACTIVE, NOT_SUPPORTED):
+            with _unless(UNIT_INACTIVE, UNIT_BUSY, NOT_SUPPORTED):
                 await self._call("ThawUnit", "s", unit)
         return await self._job("StopUnit", "ss", unit, "replace")
 

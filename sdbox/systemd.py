@@ -24,6 +24,7 @@ _ERROR = f"{_BUS}.Error"
 UNIT_EXISTS = f"{SYSTEMD}.UnitExists"
 NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
 UNIT_INACTIVE = f"{SYSTEMD}.UnitInactive"
+UNIT_BUSY = f"{SYSTEMD}.UnitBusy"
 NOT_SUPPORTED = f"{_ERROR}.NotSupported"
 # What systemd itself has for a job that failed, where it answers for one.
 JOB_FAILED = f"{SYSTEMD}.JobFailed"
@@ -33,7 +34,7 @@ _HINTS = {
     NO_SUCH_UNIT: "It has ended, or never was; see `systemctl list-units 'sdbox-*'`",
     f"{SYSTEMD}.NoSuchProcess": "The process has ended before it could be put into its unit",
     UNIT_INACTIVE: "It has ended, or is about to",
-    f"{SYSTEMD}.UnitBusy": "A job of systemd's is at work on it; try again when that is done",
+    UNIT_BUSY: "It is being frozen or thawed; try again when that is done",
     f"{SYSTEMD}.FrozenByParent": "A slice above it is frozen: thaw that one",
     f"{_ERROR}.PropertyReadOnly": (
         "systemd {version} does not take that property for a scope; a newer one may"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 FILES = {
     "cgroup.controllers": "cpuset cpu io memory pids\n",
-    "cpu.stat": "usage_usec 3500000\nuser_usec 2500000\nsystem_usec 1000000\n",
+    "cpu.stat": "usage_usec 3500000\nuser_usec 2500000\nsystem_usec 1000000\nthrottled_usec 7\n",
+    "cpu.pressure": "some avg10=0.00 avg300=0.00 total=500000\nfull avg10=0.00 total=3\n",
     "memory.peak": "1048576\n",
     "memory.current": "4096\n",
     "memory.max": "max\n",
@@ -64,18 +65,23 @@ def test_usage(cgroup: Cgroup) -> None:
     assert cgroup.usage() == Usage(
         cpu_user_seconds=2.5,
         cpu_system_seconds=1.0,
-        memory_peak_bytes=1048576,
+        cpu_throttled_seconds=7e-6,
+        memory_cgroup_peak_bytes=1048576,
         oom_kills=2,
         tasks_peak=12,
         io_read_bytes=1024,
         io_write_bytes=24,
+        io_read_operations=5,
+        io_write_operations=1,
+        cpu_pressure_seconds=0.5,
     )
 
 
 def test_usage_without_controllers(cgroup: Cgroup, tmp_path: Path) -> None:
-    for name in FILES.keys() - {"cpu.stat"}:
+    for name in FILES:
         (tmp_path / name).unlink()
-    assert cgroup.usage() == Usage(cpu_user_seconds=2.5, cpu_system_seconds=1.0)
+    (tmp_path / "cpu.stat").write_text("usage_usec 3500000\nuser_usec 2500000\n")
+    assert cgroup.usage() == Usage(cpu_user_seconds=2.5)
 
 
 def test_usage_of_an_unused_device_is_zero(cgroup: Cgroup, tmp_path: Path) -> None:

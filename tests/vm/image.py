@@ -1,0 +1,195 @@
+"""The root that both tiers boot: Debian's packages, a Python environment, and a disk of the two.
+
+Each is kept by the hash of all that it is made of (`cache`). What changes from run to run, the
+checkout itself, is not in it (`order`).
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tomllib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import cache, debian
+from .commands import APART, WITH_US, run
+from .errors import TierFailed
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+GUEST = Path(__file__).resolve().parent / "guest"
+SUITE = "trixie"
+# The suite's own: what pip is told to fetch for.
+PYTHON = "3.13"
+GLIBC = 41
+DISK_SIZE = "4G"
+ROOT_SECONDS = 1800.0
+PYTHON_SECONDS = 900.0
+DISK_SECONDS = 300.0
+
+PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "dbus-user-session",
+    "libpam-systemd",
+    "linux-image-cloud-amd64",
+    "bubblewrap",
+    "busybox-static",
+    "iproute2",
+    "procps",
+    "python3",
+    "python3-venv",
+)
+# What the tests of a root, and of systemd's own machinery, can do without.
+MASKED = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+)
+FILES = {
+    "etc/hostname": "sdbox-test\n",
+    "etc/hosts": "127.0.0.1 localhost sdbox-test\n",
+    "etc/resolv.conf": "",
+    # An empty one would make each boot a first boot. It is in no other way an identity.
+    "etc/machine-id": "5db0c0de5db0c0de5db0c0de5db0c0de\n",
+}
+PROGRAMS = {
+    "etc/systemd/system/sdbox-test.service": "sdbox-test.service",
+    "usr/local/lib/sdbox-test/start": "start",
+    "usr/local/lib/sdbox-test/probe": "probe",
+}
+# The linters run where the checkout is, not in every tier.
+NOT_NEEDED = ("mypy", "ruff", "types-")
+
+_ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
+_MAKE_VENV = """
+mount --bind "$root" "$root" && mount -o remount,bind,ro "$root"
+mount -t tmpfs tmpfs "$root/tmp"
+mount --bind "$layer/opt/sdbox" "$root/opt/sdbox"
+chroot "$root" python3 -m venv /opt/sdbox/venv
+chroot "$root" /opt/sdbox/venv/bin/pip install --quiet --no-index \
+    --find-links /opt/sdbox/wheels "$@"
+"""
+_MAKE_DISK = """
+mount --bind "$layer/opt/sdbox" "$root/opt/sdbox"
+mke2fs -q -t ext4 -E lazy_itable_init=1 -d "$root" "$1" "$2"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """`layer` goes over `root`. `disk` is both, as a file system."""
+
+    root: Path
+    layer: Path
+
+    @property
+    def kernel(self) -> Path:
+        return self._newest("vmlinuz")
+
+    @property
+    def initrd(self) -> Path:
+        return self._newest("initrd.img")
+
+    def disk(self) -> Path:
+        """Return the disk, made at the first time."""
+        debian.install("e2fsprogs")
+        name = cache.key(self.root.name, self.layer.name, DISK_SIZE, _MAKE_DISK)
+        return cache.entry(f"disk-{name}", self._make_disk)
+
+    def _make_disk(self, place: Path) -> None:
+        script = _shell(_MAKE_DISK, root=self.root, layer=self.layer)
+        run([*script, place, DISK_SIZE], seconds=DISK_SECONDS)
+
+    def _newest(self, name: str) -> Path:
+        return sorted(self.root.glob(f"boot/{name}-*"))[-1]
+
+
+def build() -> Image:
+    """Return the image, made at the first time and whenever what it is made of has changed."""
+    if platform.machine() != "x86_64":
+        raise TierFailed("The image is known to work on x86_64 only")
+    debian.install("mmdebstrap", "debian-archive-keyring", "python3-venv")
+    programs = {path: (GUEST / name).read_text() for path, name in PROGRAMS.items()}
+    ingredients = (SUITE, PACKAGES, MASKED, FILES, programs)
+    root = cache.entry(f"root-{cache.key(*ingredients)}", _make_root)
+    return Image(root=root, layer=_layer(root))
+
+
+def tools() -> Path:
+    """Return a Python of this machine that has pip, and what builds sdbox's wheel."""
+    needed = _pyproject()["build-system"]["requires"]
+    return cache.entry(f"tools-{cache.key(needed)}", partial(_make_tools, needed)) / "bin/python"
+
+
+def _make_root(place: Path) -> None:
+    options = [f"--aptopt={setting}" for setting in debian.settings()]
+    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", *options]
+    sources = debian.sources(SUITE)
+    run([*APART, *command, SUITE, place, *sources], seconds=ROOT_SECONDS)
+    # How this machine reaches an archive is nothing to the root.
+    for name in ("apt.conf.d/99mmdebstrap", "sources.list"):
+        (place / "etc/apt" / name).unlink(missing_ok=True)
+    for path, text in FILES.items():
+        (place / path).write_text(text)
+    for path, name in PROGRAMS.items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(GUEST / name, place / path)
+    for unit in MASKED:
+        (place / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    (place / "opt/sdbox").mkdir()
+
+
+def _layer(root: Path) -> Path:
+    requirements = _requirements()
+    name = cache.key(root.name, requirements, _MAKE_VENV)
+    make = partial(_make_layer, tools(), root, requirements)
+    return cache.entry(f"python-{name}", make)
+
+
+def _make_layer(python: Path, root: Path, requirements: list[str], place: Path) -> None:
+    wheels = place / "opt/sdbox/wheels"
+    wheels.mkdir(parents=True)
+    download = ["pip", "download", "--quiet", "--only-binary=:all:", f"--dest={wheels}"]
+    run(
+        [*WITH_US, python, "-m", *download, *_target(), *requirements],
+        seconds=PYTHON_SECONDS,
+    )
+    script = _shell(_MAKE_VENV, root=root, layer=place)
+    run([*script, *requirements], seconds=PYTHON_SECONDS)
+    shutil.rmtree(wheels)
+
+
+def _make_tools(needed: list[str], place: Path) -> None:
+    run(["/usr/bin/python3", "-m", "venv", place], seconds=PYTHON_SECONDS)
+    install = ["-m", "pip", "install", "--quiet", *needed]
+    run([*WITH_US, place / "bin/python", *install], seconds=PYTHON_SECONDS)
+
+
+def _target() -> list[str]:
+    """Return pip's options for wheels that the root's Python and C library can load."""
+    machine = platform.machine()
+    platforms = (f"--platform=manylinux_2_{minor}_{machine}" for minor in range(5, GLIBC + 1))
+    return [f"--python-version={PYTHON}", *platforms]
+
+
+def _requirements() -> list[str]:
+    project = _pyproject()["project"]
+    tests = project["optional-dependencies"]["test"]
+    return [*project["dependencies"], *(one for one in tests if not one.startswith(NOT_NEEDED))]
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+
+
+def _shell(script: str, **names: Path) -> list[str | Path]:
+    """Return a command for a shell script with mounts of its own; what follows are its `$@`."""
+    paths = (f"{name}={path}" for name, path in names.items())
+    clean = ("env", "-i", *_ENVIRONMENT, *paths)
+    return [*APART, *clean, "sh", "-euc", script, "sh"]

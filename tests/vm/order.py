@@ -1,0 +1,67 @@
+"""What a machine is booted for: a tar with the checkout, sdbox's wheel, and a script."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .commands import WITH_US, run
+from .errors import TierFailed
+from .image import CHECKOUT, tools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SECONDS = 120.0
+_SUITE = ("sh", "checkout/tests/vm/guest/suite")
+# A shell on the machine's terminal, which as a controlling terminal gives job control and ^C.
+_SHELL = "exec env TERM=linux setsid --ctty --wait bash -l <>/dev/ttyS0 >&0 2>&1"
+
+
+def suite(place: Path, arguments: Sequence[str]) -> None:
+    """Order the tests that pytest's arguments name."""
+    with tempfile.TemporaryDirectory() as directory:
+        wheel = _wheel(Path(directory))
+        _write(place, shlex.join([*_SUITE, *arguments]), {wheel.name: wheel, **_checkout()})
+
+
+def command(place: Path, words: Sequence[str]) -> None:
+    """Order one command, in the checkout's directory."""
+    _write(place, f"cd checkout\n{shlex.join(words)}", _checkout())
+
+
+def shell(place: Path) -> None:
+    """Order a shell on the machine's terminal."""
+    _write(place, f"cd checkout\n{_SHELL}", _checkout())
+
+
+def _checkout() -> dict[str, Path]:
+    """Return the files of the checkout as it is now, committed or not, but nothing ignored."""
+    git = ("git", "-C", CHECKOUT, "-c", f"safe.directory={CHECKOUT}")
+    listed = run([*git, "ls-files", "-z", "-co", "--exclude-standard"], seconds=_SECONDS)
+    names = [name for name in listed.split("\0") if (CHECKOUT / name).is_file()]
+    return {f"checkout/{name}": CHECKOUT / name for name in names}
+
+
+def _wheel(directory: Path) -> Path:
+    build = ("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    python = tools()
+    run([*WITH_US, python, "-m", *build, f"--wheel-dir={directory}", CHECKOUT], seconds=_SECONDS)
+    wheels = list(directory.iterdir())
+    if len(wheels) != 1:
+        raise TierFailed(f"The checkout has become {len(wheels)} wheels")
+    return wheels[0]
+
+
+def _write(place: Path, script: str, files: dict[str, Path]) -> None:
+    with tarfile.open(place, "w") as tar:
+        text = f"{script}\n".encode()
+        member = tarfile.TarInfo("order")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text))
+        for name, path in files.items():
+            tar.add(path, name, recursive=False)
