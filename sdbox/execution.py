@@ -46,7 +46,7 @@ async def execute(connection: Connection, launch: Launch) -> Job:
         check_version(launch.plan, connection.manager.version)
         init_pid, cgroup = await _place(connection, launch.plan, report)
         try:
-            return await _release(connection, launch.plan, report, init_pid, cgroup)
+            return await _release(connection, launch, report, init_pid, cgroup)
         except BaseException:
             cgroup.close()
             raise
@@ -88,8 +88,9 @@ async def _prefer_inits_word(report: Report, pidfd: int) -> None:
 
 
 async def _release(
-    connection: Connection, plan: Plan, report: Report, init_pid: int, cgroup: Cgroup
+    connection: Connection, launch: Launch, report: Report, init_pid: int, cgroup: Cgroup
 ) -> Job:
+    plan = launch.plan
     _read_back(plan, cgroup)
     connection.helper.placed(plan.job, cgroup.fd)
     report.release(cgroup.fd)
@@ -102,6 +103,7 @@ async def _release(
         cgroup=cgroup,
         manager=connection.manager,
         helper=connection.helper,
+        record=launch.record,
     )
 
 

@@ -15,7 +15,7 @@ from sdbox.usage import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from typing import Any
+    from typing import Any, TextIO
 
     from sdbox.cgroup import Cgroup
     from sdbox.helper import Helper
@@ -46,6 +46,7 @@ class Job:
         cgroup: Cgroup,
         manager: Manager,
         helper: Helper,
+        record: TextIO | None = None,
     ) -> None:
         self.plan = plan
         self.id = plan.job
@@ -58,6 +59,7 @@ class Job:
         self._cgroup = cgroup
         self._manager = manager
         self._helper = helper
+        self._record = record
         self._excess: Excess | None = None
         self._killed = False
         self._measured_peak: Callable[[], int | None] = lambda: None
@@ -89,6 +91,7 @@ class Job:
         try:
             self._beside(self._meter.run())
             self._start_watches()
+            self._start_record()
             status = await self._report.ended
             for task in self._besides:
                 task.cancel()
@@ -104,12 +107,19 @@ class Job:
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         self._besides.append(asyncio.create_task(work))
 
+    def _start_record(self) -> None:
+        if self._record is None:
+            return
+        from sdbox.series import Series
+
+        self._beside(Series(self._record).run(self.plan, self._cgroup))
+
     def _start_watches(self) -> None:
         if not self.plan.watched:
             return
         from sdbox.watch import MemoryWatch, keep, watches_for
 
-        for watch in watches_for(self.plan.watched, self._cgroup):
+        for watch in watches_for(self.plan.watched, self._cgroup, self._init_pid):
             if isinstance(watch, MemoryWatch):
                 self._measured_peak = watch.peak
             self._beside(keep(watch, self._on_excess))

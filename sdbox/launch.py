@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from sdbox.errors import InvalidDirective
 from sdbox.plan import Caller, Plan, make_plan
@@ -26,10 +26,14 @@ Command = Sequence[str | bytes | os.PathLike[str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """A launch under way: init has been asked for. `report` is where it will speak."""
+    """A launch under way: init has been asked for. `report` is where it will speak.
+
+    `record` takes the samples of the job's usage, where they are wanted.
+    """
 
     plan: Plan
     report: socket.socket
+    record: TextIO | None = None
 
 
 def caller(
@@ -75,13 +79,13 @@ def plan_for(host: Host, command: Command, box: Box, *, job: str, caller: Caller
     )
 
 
-def begin(helper: Helper, plan: Plan, streams: Streams) -> Launch:
+def begin(helper: Helper, plan: Plan, streams: Streams, *, record: TextIO | None = None) -> Launch:
     """Ask for the init of a plan, which has these descriptors as its streams."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     with theirs:
         helper.send_launch(plan.job, plan.spec, theirs, streams)
-    return Launch(plan=plan, report=ours)
+    return Launch(plan=plan, report=ours, record=record)
 
 
 def encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
 from sdbox.box import Box
 from sdbox.errors import ManagerUnavailable
@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     stdout: int
     stderr: int
     environment: Mapping[str, str] | None
+    record: TextIO | None
 
 
 class Launcher:
@@ -124,8 +125,9 @@ class Launcher:
         """Start a command in a box; return when it runs.
 
         The payload gets this program's environment, working directory and streams, unless others
-        are given. Raises LaunchFailed, Unenforceable, InvalidDirective, ManagerUnavailable,
-        ManagerRefused and TimedOut; then nothing of the job is left.
+        are given. `record` is an open file for samples of its usage. Raises LaunchFailed,
+        Unenforceable, InvalidDirective, ManagerUnavailable, ManagerRefused and TimedOut; then
+        nothing of the job is left.
         """
         connection = self._connected()
         given = options.get("environment")
@@ -137,7 +139,8 @@ class Launcher:
             caller=caller(os.environb if given is None else encoded(given)),
         )
         streams = (options.get("stdin", 0), options.get("stdout", 1), options.get("stderr", 2))
-        return await self.execute(begin(connection.helper, plan, streams))
+        record = options.get("record")
+        return await self.execute(begin(connection.helper, plan, streams, record=record))
 
     async def run(self, command: Command, **options: Unpack[Options]) -> Result:
         """Start a command and wait for its end. Cancelling it kills the job."""

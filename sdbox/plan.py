@@ -78,6 +78,12 @@ class Plan:
         return None if limit == INFINITY else int(limit)
 
     @property
+    def cpu_limit(self) -> float | None:
+        """CPUQuota= in CPUs, or None where there is no limit."""
+        quota = self.box.directives.get("CPUQuota")
+        return None if quota is None else quota.permyriad / 10_000
+
+    @property
     def ends_when_out_of_memory(self) -> bool:
         """Whether a job is over when the kernel killed one of its processes for memory."""
         return self.box.directives.get("OOMPolicy") != "continue"

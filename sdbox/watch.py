@@ -60,8 +60,9 @@ async def keep(watch: Watch, on_excess: Callable[[Excess], None]) -> None:
 class MemoryWatch:
     """MemoryMax= by what the processes have of their own."""
 
-    def __init__(self, cgroup: Cgroup, limit_bytes: int) -> None:
+    def __init__(self, cgroup: Cgroup, init_pid: int, limit_bytes: int) -> None:
         self._cgroup = cgroup
+        self._init_pid = init_pid
         self._limit = limit_bytes
         self._peak: int | None = None
 
@@ -70,8 +71,8 @@ class MemoryWatch:
         return self._peak
 
     def look(self) -> Excess | float:
-        """Measure every process of the job."""
-        pids = self._cgroup.processes()
+        """Measure every process of the job, which init is not."""
+        pids = set(self._cgroup.processes()) - {self._init_pid}
         sizes = {pid: size for pid in pids if (size := own_memory(pid)) is not None}
         total = sum(sizes.values())
         if sizes:
@@ -118,16 +119,16 @@ class CPUTimeWatch:
         return Excess(reason="cpu-time", message=message, ask=True)
 
 
-_WATCHES: Mapping[str, Callable[[Cgroup, Any], Watch]] = {
+_WATCHES: Mapping[str, Callable[[Cgroup, int, Any], Watch]] = {
     "MemoryMax": MemoryWatch,
-    "TasksMax": TasksWatch,
-    "CPUTimeMaxSec": lambda cgroup, usec: CPUTimeWatch(cgroup, usec / 1_000_000),
+    "TasksMax": lambda cgroup, init_pid, limit: TasksWatch(cgroup, limit),
+    "CPUTimeMaxSec": lambda cgroup, init_pid, usec: CPUTimeWatch(cgroup, usec / 1_000_000),
 }
 
 
-def watches_for(watched: Mapping[str, Any], cgroup: Cgroup) -> list[Watch]:
+def watches_for(watched: Mapping[str, Any], cgroup: Cgroup, init_pid: int) -> list[Watch]:
     """Return the watches for directives and their values."""
-    return [_WATCHES[name](cgroup, value) for name, value in watched.items()]
+    return [_WATCHES[name](cgroup, init_pid, value) for name, value in watched.items()]
 
 
 def _largest(sizes: Mapping[int, int]) -> str:

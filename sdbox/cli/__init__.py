@@ -15,7 +15,7 @@ from sdbox.errors import SdboxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("run", "doctor", "embedded")
+VERBS = ("run", "plot", "doctor", "embedded")
 
 
 class Parser(argparse.ArgumentParser):

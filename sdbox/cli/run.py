@@ -67,6 +67,9 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         "--report", metavar="FILE", help="write how it ended and what it used, as JSON"
     )
     job.add_argument(
+        "--record", metavar="FILE", help="write its usage over time, as JSON lines for sdbox plot"
+    )
+    job.add_argument(
         "--manager", choices=CHOICES, default="auto", help="the systemd to ask (default: auto)"
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -108,7 +111,11 @@ def run(arguments: argparse.Namespace) -> int:
     streams.fill_standard()
     signals = Signals()
     box = _box(arguments)
-    with _report_file(arguments.report) as report, streams.terminal_kept():
+    with (
+        _opened("--report", arguments.report) as report,
+        _opened("--record", arguments.record) as record,
+        streams.terminal_kept(),
+    ):
         endpoint = locate(arguments.manager, notice=complain)
         plan = plan_for(
             host_of(endpoint),
@@ -119,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         _tell_what_is_watched(plan)
         helper = Helper.fork(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
-        launch = begin(helper, plan, (0, 1, 2))
+        launch = begin(helper, plan, (0, 1, 2), record=record)
         # From here on init prepares itself, while this process imports what talks to systemd.
         # That is asyncio for the most part, and a sixth of it is TLS, which D-Bus has no use for.
         sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
@@ -183,8 +190,8 @@ def _command(words: Sequence[str]) -> Sequence[str]:
 
 
 @contextlib.contextmanager
-def _report_file(path: str | None) -> Iterator[TextIO | None]:
-    """Open the report before the job starts, so that a path that can't be is told in time."""
+def _opened(option: str, path: str | None) -> Iterator[TextIO | None]:
+    """Open a file to write before the job starts, so that a path that can't be is told in time."""
     if path is None:
         yield None
         return
@@ -192,7 +199,7 @@ def _report_file(path: str | None) -> Iterator[TextIO | None]:
         file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise SdboxError(
-            f"--report: {path!r}: {error.strerror}", hint="Name a file that can be written"
+            f"{option}: {path!r}: {error.strerror}", hint="Name a file that can be written"
         ) from None
     with file:
         yield file

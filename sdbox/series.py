@@ -1,0 +1,141 @@
+"""A job's usage over time, as JSON lines: what `--record` writes and `sdbox plot` draws.
+
+The first line describes the job, each further one is a sample. The file has a bound: when it is
+full, every other sample is dropped and from then on half as many are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from sdbox.errors import SdboxError
+from sdbox.memory import own_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sdbox.cgroup import Cgroup
+    from sdbox.plan import Plan
+
+_INTERVAL_SECONDS = 0.5
+_MOST_SAMPLES = 2048
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One look at a job: seconds since its start, and what it has or has used by then."""
+
+    seconds: float
+    memory_bytes: int | None
+    cpu_seconds: float | None
+    tasks: int
+
+
+class Series:
+    """Writes samples of a job to an open, seekable file, which stays the caller's."""
+
+    def __init__(self, file: TextIO, *, most_samples: int = _MOST_SAMPLES) -> None:
+        self._file = file
+        self._most = most_samples
+        self._header = ""
+        self._samples: list[Sample] = []
+        self._interval = _INTERVAL_SECONDS
+
+    async def run(self, plan: Plan, cgroup: Cgroup) -> None:
+        """Take samples until cancelled."""
+        started = time.monotonic()
+        self.begin(plan)
+        while True:
+            self.add(take_sample(cgroup, time.monotonic() - started))
+            await asyncio.sleep(self._interval)
+
+    def begin(self, plan: Plan) -> None:
+        """Write the first line."""
+        self._header = json.dumps(_description(plan)) + "\n"
+        self._file.write(self._header)
+        self._file.flush()
+
+    def add(self, sample: Sample) -> None:
+        """Write a sample, and thin them out where there are too many."""
+        self._samples.append(sample)
+        if len(self._samples) > self._most:
+            del self._samples[1::2]
+            self._interval *= 2
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.writelines([self._header, *map(_line, self._samples)])
+        else:
+            self._file.write(_line(sample))
+        self._file.flush()
+
+
+def take_sample(cgroup: Cgroup, seconds: float) -> Sample:
+    """Return what a job has and has used by now."""
+    return Sample(
+        seconds=round(seconds, 3),
+        memory_bytes=_memory(cgroup),
+        cpu_seconds=cgroup.cpu_seconds(),
+        tasks=cgroup.tasks(),
+    )
+
+
+def _memory(cgroup: Cgroup) -> int | None:
+    """Return the job's own memory: the kernel's account, or else what its processes have."""
+    stat = cgroup.flat("memory.stat")
+    if stat is not None:
+        return stat["anon"] + stat["shmem"]
+    sizes = [size for pid in cgroup.processes() if (size := own_memory(pid)) is not None]
+    return sum(sizes) if sizes else None
+
+
+def _description(plan: Plan) -> dict[str, Any]:
+    return {
+        "job": plan.job,
+        "unit": plan.unit,
+        "command": list(plan.command),
+        "started_at": time.time(),
+        "box": plan.box.to_json(),
+        "memory_limit_bytes": plan.memory_limit_bytes,
+        "cpu_limit": plan.cpu_limit,
+    }
+
+
+def _line(sample: Sample) -> str:
+    return json.dumps(asdict(sample)) + "\n"
+
+
+def read_series(path: str) -> tuple[Mapping[str, Any], list[Sample]]:
+    """Read a file that `Series` wrote. Raises SdboxError with the line that is no sample."""
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    header = _parse(path, lines, 0)
+    if "job" not in header:
+        raise _not_a_record(path, 0)
+    samples = []
+    for number in range(1, len(lines)):
+        try:
+            samples.append(Sample(**_parse(path, lines, number)))
+        except TypeError as error:
+            raise _not_a_record(path, number) from error
+    return header, samples
+
+
+def _parse(path: str, lines: list[str], number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(lines[number])
+    except (ValueError, IndexError) as error:
+        raise _not_a_record(path, number) from error
+    if not isinstance(value, dict):
+        raise _not_a_record(path, number)
+    return value
+
+
+def _not_a_record(path: str, number: int) -> SdboxError:
+    return SdboxError(
+        f"{path}: line {number + 1} is not what --record writes",
+        hint="Name a file that `sdbox run --record` wrote",
+    )
