@@ -43,8 +43,8 @@ def caller(
     try:
         directory = os.getcwd()
     except FileNotFoundError:
-        # init's chdir will say so, where the box does not name another.
-        directory = "(deleted)"
+        # It has been removed. chdir(2) takes an empty path for one that is not there.
+        directory = ""
     return Caller(
         environment=dict(environment),
         working_directory=directory,

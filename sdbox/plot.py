@@ -61,7 +61,6 @@ def _line(axes: Any, points: Sequence[tuple[float, float]]) -> None:
     times, values = [x for x, _ in points], [y for _, y in points]
     axes.plot(times, values, color=_USED)
     axes.fill_between(times, values, color=_USED, alpha=0.2)
-    axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.3)
 
 
@@ -69,10 +68,12 @@ def _limit(axes: Any, value: float | None, name: str) -> None:
     if value is not None:
         axes.axhline(value, color=_LIMIT, linestyle="--", label=name)
         axes.legend(loc="lower right")
+    # Last, since it ends what makes room for the lines.
+    axes.set_ylim(bottom=0)
 
 
 def _title(header: Mapping[str, Any]) -> str:
-    words = " ".join(header["command"])
+    words = " ".join(" ".join(header["command"]).split())
     # matplotlib takes what is between dollar signs for a formula.
     text = f"{header['job']}: {words}".replace("$", r"\$")
     return text if len(text) <= 80 else text[:79] + "…"

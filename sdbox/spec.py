@@ -115,6 +115,13 @@ def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:
     yield "MountAPIVFS", "/run", {"kind": "tmpfs", "options": _RUN}
 
 
+def hides(directives: Mapping[str, Any], path: str) -> bool:
+    """Tell whether a box has its own, empty directory where `path` is on the host."""
+    if directives.get("PrivateTmp", "no") == "no":
+        return False
+    return any(path == place or path.startswith(f"{place}/") for place in _TMP)
+
+
 def _private_tmp(mode: str) -> Iterator[Mount]:
     for destination in _TMP:
         if mode == "connected":
@@ -146,9 +153,10 @@ def _process(
         yield "CPUAffinity", {"cpus": list(directives["CPUAffinity"])}
     asked = directives.get("WorkingDirectory")
     if asked is None:
-        # Inherited, so that it needs no right of the box's user to get there.
+        # Inherited, so that it needs no right of the box's user to get there; and not asked for,
+        # so that a box without it is no error.
         inherited = "/" if "RootDirectory" in directives else caller.working_directory
-        yield _chdir(inherited, ignore_missing=False)
+        yield _chdir(inherited, ignore_missing=True)
     for name, value in directives.items():
         if name.startswith("Limit"):
             yield _limit(name, value)

@@ -20,6 +20,7 @@ from sdbox.helper import Helper
 from sdbox.host import CHOICES, host_of, locate
 from sdbox.launch import begin, caller, plan_for
 from sdbox.plan import new_id
+from sdbox.spec import hides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -117,14 +118,16 @@ def run(arguments: argparse.Namespace) -> int:
         streams.terminal_kept(),
     ):
         endpoint = locate(arguments.manager, notice=complain)
+        me = caller(_inherited_environment(), signals.ignored)
         plan = plan_for(
             host_of(endpoint),
             _command(arguments.command),
             box,
             job=new_id() if arguments.id is None else arguments.id,
-            caller=caller(_inherited_environment(), signals.ignored),
+            caller=me,
         )
         _tell_what_is_watched(plan)
+        _tell_where_it_starts(plan, me.working_directory)
         helper = Helper.fork(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
         launch = begin(helper, plan, (0, 1, 2), record=record)
         # From here on init prepares itself, while this process imports what talks to systemd.
@@ -148,6 +151,16 @@ def _tell_what_is_watched(plan: Plan) -> None:
             f"{', '.join(names)}: kept by watching, which is weaker than the kernel;"
             " `sdbox doctor` tells why"
         )
+
+
+def _tell_where_it_starts(plan: Plan, inherited: str) -> None:
+    directives = plan.box.directives
+    if "WorkingDirectory" in directives or "RootDirectory" in directives:
+        return
+    if not inherited:
+        complain("the working directory has been removed: the job starts in /")
+    elif hides(directives, inherited):
+        complain(f"{inherited} is hidden by the private /tmp: the job starts in /")
 
 
 def _inherited_environment() -> dict[bytes, bytes]:

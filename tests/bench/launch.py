@@ -57,12 +57,14 @@ class Worker:
     """A process that measures: tests/bench/worker.py."""
 
     def __init__(self, prefix: list[str]) -> None:
-        program = str(Path(__file__).with_name("worker.py"))
+        program = str(Path(__file__).resolve().with_name("worker.py"))
         self._process = subprocess.Popen(
             [*prefix, sys.executable, program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # A box with PrivateTmp does not have a directory that is below /tmp.
+            cwd="/",
         )
 
     def ask(self, verb: str, *arguments: Any) -> Any:
@@ -225,7 +227,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each rate")
     parser.add_argument("--sdbox", default=str(Path(sys.executable).with_name("sdbox")))
     options = parser.parse_args()
-    sdbox = _program(options.sdbox)
+    sdbox = str(Path(_program(options.sdbox)).resolve())
     with workers(sdbox) as (outside, inside):
         times_bwrap = compare_commands(contestants(sdbox, outside, inside), options.runs)
         shares = compare_rates(outside, inside, options.rounds)

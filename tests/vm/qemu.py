@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import tty
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from . import cache, debian
+from . import cache
 from .commands import WITH_US, run
 from .errors import TierFailed
 from .terminal import Terminal
-
-if TYPE_CHECKING:
-    from .image import Image
 
 QEMU = "qemu-system-x86_64"
 ACCELERATORS = {
@@ -36,45 +33,46 @@ _KERNEL = "root=/dev/vda rw console=ttyS0 panic=-1 quiet systemd.show_status=no"
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What is given to the machine, besides the image."""
+    """What the machine is made of; the disk stays as it is."""
 
-    accelerator: str = "tcg"
+    kernel: Path
+    initrd: Path
+    disk: Path
+    accelerator: str
     processors: int = 2
     memory: str = "2G"
 
-    def boot(
-        self, image: Image, order: Path, results: Path, terminal: Terminal, seconds: float
-    ) -> None:
-        """Boot the image, have it carry out the order, and wait until it is off."""
-        disks = (_disk(order, "readonly=on"), _disk(results, "cache=unsafe"))
-        self._run(image, terminal, seconds, "systemd.unit=sdbox-test.service", *disks)
+    def boot(self, order: Path, results: Path, terminal: Terminal, seconds: float) -> None:
+        """Boot, have the order carried out, and wait until the machine is off."""
+        disks = (*_drive(order, "readonly=on"), *_drive(results, "cache=unsafe"))
+        self._run(terminal, seconds, "systemd.unit=sdbox-test.service", *disks)
 
-    def probe(self, image: Image) -> bool:
+    def probe(self) -> bool:
         """Tell whether such a machine gets as far as the root's first program."""
         with tempfile.TemporaryDirectory() as directory:
             log = Path(directory, "log")
             terminal = Terminal(log, show=False)
             try:
-                self._run(image, terminal, PROBE_SECONDS, f"init={_PROBE}")
+                self._run(terminal, PROBE_SECONDS, f"init={_PROBE}")
             except TierFailed:
                 return False
             finally:
                 terminal.close()
             return _PROBE_ANSWER in log.read_bytes()
 
-    def _run(
-        self, image: Image, terminal: Terminal, seconds: float, kernel: str, *disks: str
-    ) -> None:
+    def _run(self, terminal: Terminal, seconds: float, words: str, *options: str) -> None:
         command = [
             *(*WITH_US, QEMU, *_ALWAYS, *ACCELERATORS[self.accelerator]),
             *("-smp", str(self.processors), "-m", self.memory),
-            *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
-            *("-append", f"{_KERNEL} {kernel}"),
-            *_disk(image.disk(), "snapshot=on"),
-            *(word for disk in disks for word in disk),
+            *("-kernel", str(self.kernel), "-initrd", str(self.initrd)),
+            *("-append", f"{_KERNEL} {words}"),
+            *_drive(self.disk, "snapshot=on"),
+            *options,
         ]
         tty.setraw(terminal.end)
-        machine = subprocess.Popen(command, stdin=terminal.end, stdout=terminal.end)
+        machine = subprocess.Popen(
+            command, stdin=terminal.end, stdout=terminal.end, stderr=terminal.end
+        )
         try:
             terminal.follow(machine, seconds)
         finally:
@@ -84,8 +82,22 @@ class Machine:
             raise TierFailed(f"{QEMU} failed ({machine.returncode})")
 
 
-def choose(image: Image, machine: Machine) -> Machine:
-    """Return the machine with KVM if it boots here, which is found out once a boot of the host."""
+def with_kvm(machine: Machine) -> bool:
+    """Tell whether the machine boots with KVM, which is tried once a boot of the host."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    version = run([QEMU, "--version"], seconds=PROBE_SECONDS)
     faster = replace(machine, accelerator="kvm")
-    if not Path("/dev/kvm").exists():
-        return machine
+
+    def find_out(place: Path) -> None:
+        place.write_text("boots" if faster.probe() else "does not boot")
+
+    name = f"kvm-{cache.key(boot, version, machine.disk.name)}"
+    return cache.entry(name, find_out).read_text() == "boots"
+
+
+def _drive(file: Path, option: str) -> tuple[str, str]:
+    # A comma in a value of QEMU's is written twice.
+    path = str(file).replace(",", ",,")
+    return "-drive", f"file={path},format=raw,if=virtio,{option}"

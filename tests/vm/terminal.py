@@ -21,20 +21,17 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _BLOCK = 65536
-_POWERED_OFF_SECONDS = 10.0
 
 
 class Terminal:
     """A pseudo-terminal: `end` is the machine's, `name` its path."""
 
-    def __init__(self, log: Path, *, interactive: bool = False) -> None:
+    def __init__(self, log: Path, *, show: bool = True, interactive: bool = False) -> None:
         self._master, self.end = pty.openpty()
         self.name = os.ttyname(self.end)
         self._log: BinaryIO = log.open("wb", buffering=0)
-        self._interactive = interactive
+        self._shown, self._interactive = show, interactive
         os.set_blocking(self._master, False)
-        # Nothing is echoed of what the machine writes before it has a terminal's settings.
-        tty.setraw(self.end)
 
     def close(self) -> None:
         for fd in (self._master, self.end):
@@ -71,8 +68,9 @@ class Terminal:
     def _show(self) -> None:
         while data := self._read():
             self._log.write(data)
-            sys.stdout.buffer.write(data)
-            sys.stdout.flush()
+            if self._shown:
+                sys.stdout.buffer.write(data)
+                sys.stdout.flush()
 
     def _read(self) -> bytes:
         try:
