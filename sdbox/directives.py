@@ -57,7 +57,7 @@ class Directive:
     resets: tuple[str, ...] = ()
     """The directives that an empty assignment empties. Such a directive accumulates."""
     unit: Callable[[Any], tuple[UnitProperty, ...]] | None = None
-    """The value as properties of the unit. Where it is None, init keeps it."""
+    """The value as properties of the unit. Where it is None, init or a watch keeps it."""
     since: int = 0
     """The first systemd that takes it on a scope; 0 where every supported one does."""
     since_values: Mapping[Any, int] = MappingProxyType({})
@@ -78,8 +78,8 @@ class Directive:
 
     @property
     def scope(self) -> str:
-        """Who keeps it for a scope: `unit` or `init`."""
-        return "init" if self.unit is None else "unit"
+        """Who keeps it for a scope: `unit`, `init`, or `watch` where only sdbox can."""
+        return "unit" if self.unit else "watch" if self.watch else "init"
 
     def needs_version(self, value: Any) -> int:
         """The first systemd that takes this value on a scope; 0 where every supported one does."""

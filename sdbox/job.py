@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import verdict
-from sdbox.errors import ManagerRefused, SdboxError
+from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.usage import Meter
 
 if TYPE_CHECKING:
@@ -144,7 +144,14 @@ class Job:
             await self._destroy()
         self._report.close()
         await self._manager.wait_removed(self.unit, timeout=_END_SECONDS)
-        left = await self._helper.finish(self.id)
+        await self._remove_directories()
+
+    async def _remove_directories(self) -> None:
+        try:
+            left = await self._helper.finish(self.id)
+        except ManagerUnavailable:
+            # The helper has ended; then init removes them before it goes, and it has gone.
+            return
         if left:
             raise SdboxError(
                 f"{left}: not removed", hint="Remove it by hand; `lsattr` may tell why"

@@ -139,24 +139,22 @@ class Systemd:
         fds: Sequence[int] = (),
         timeout: float | None = None,
     ) -> list[Any]:
-        seconds = timeout or self.timeout
-        async with within(seconds, f"{unit}: {member}"):
-            while True:
-                try:
-                    return await self.bus.call(
-                        destination=SYSTEMD,
-                        path=path,
-                        interface=interface,
-                        member=member,
-                        signature=signature,
-                        body=body,
-                        fds=fds,
-                        timeout=seconds,
-                    )
-                except ManagerRefused as error:
-                    if error.name not in _GONE or not self.version:
-                        raise self._explained(error, unit) from error
-                await self._return()
+        while True:
+            try:
+                return await self.bus.call(
+                    destination=SYSTEMD,
+                    path=path,
+                    interface=interface,
+                    member=member,
+                    signature=signature,
+                    body=body,
+                    fds=fds,
+                    timeout=timeout or self.timeout,
+                )
+            except ManagerRefused as error:
+                if error.name not in _GONE or not self.version:
+                    raise self._explained(error, unit) from error
+            await self._return()
 
     async def _return(self) -> None:
         """Wait for a systemd that executes itself anew to be on the bus again."""

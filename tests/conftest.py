@@ -266,13 +266,13 @@ def wait_for_process(pid: int, seconds: float) -> bool:
 
 async def wait_for_units(jobs: Iterable[str]) -> None:
     """Wait until the manager has no units of these jobs."""
-    async with manager() as connected:
+    async with connected_manager() as connected:
         for job in jobs:
             await connected.wait_removed(f"sdbox-{job}.scope", timeout=SECONDS)
 
 
 @contextlib.asynccontextmanager
-async def manager() -> AsyncIterator[Manager]:
+async def connected_manager() -> AsyncIterator[Manager]:
     """A connection to the jobs' manager."""
     async with Launcher() as launcher:
         yield launcher._connected().manager
@@ -331,7 +331,7 @@ def _left_in_temporary_directories() -> list[Path]:
 
 
 async def _units() -> list[str]:
-    async with manager() as connected:
+    async with connected_manager() as connected:
         return [unit.name for unit in await connected.list_units(f"sdbox-{SESSION}-*")]
 
 
@@ -340,6 +340,13 @@ def sdbox(sdbox_command: tuple[str, ...], job_site: Site, tmp_path: Path) -> Ite
     command = Sdbox(sdbox_command, job_site.endpoint, tmp_path)
     yield command
     command.close()
+
+
+@pytest.fixture
+async def job_manager(job_site: Site) -> AsyncIterator[Manager]:
+    """A connection to the manager of the jobs."""
+    async with connected_manager() as manager:
+        yield manager
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ class Init:
         self.guardians = guardians
         self.directories = directories
         self.cgroup = -1
+        # The way back to where the private directories are, which the box covers.
+        self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self) -> NoReturn:
         """Live from fork to the end of the box."""
@@ -55,6 +57,9 @@ class Init:
         except StepError as error:
             wire.send(self.report, "error", error.name, error.path, error.number)
             os._exit(1)
+        # The payload stays in the caller's process group. Who kills all of that must leave one
+        # process that ends what the payload has put elsewhere.
+        os.setpgid(0, 0)
         self._let_go_of_streams()
         self._reap(child)
         os._exit(0)
@@ -142,6 +147,7 @@ class Init:
             emptied = cleanup.kill_others(self.cgroup, time.monotonic() + _KILL_SECONDS)
             if not emptied:
                 cleanup.kill(self.cgroup)
+        syscalls.setns(self.outside, syscalls.CLONE_NEWNS)
         cleanup.remove_directories(self.directories.values())
         os._exit(1)
 

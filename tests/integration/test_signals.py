@@ -31,11 +31,6 @@ while True:
 """
 
 
-def stopped(pid: int) -> None:
-    """Wait until a child is stopped."""
-    assert os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT) is not None
-
-
 @pytest.fixture(params=[(), ("--pid-namespace",)], ids=["shared-pids", "own-pids"])
 def payload(sdbox: Sdbox, request: pytest.FixtureRequest) -> Running:
     """A payload that tells of each signal."""
@@ -79,12 +74,30 @@ def test_a_stop_and_a_continuation(sdbox: Sdbox) -> None:
     assert job.line() == "one"
     init, cat = sdbox.members(job.id)
     job.signal(signal.SIGTSTP)
-    stopped(job.pid)
-    look_until(lambda: _state(cat) == "T")
+    look_until(lambda: _state(cat) == _state(job.pid) == "T")
     assert _state(init) != "T"
     job.send(b"two\n")
     job.signal(signal.SIGCONT)
     assert job.line() == "two"
+    assert job.end().status == 0
+
+
+def test_a_payload_that_minds_a_stop_goes_on(sdbox: Sdbox) -> None:
+    """And so does sdbox, or the next signal would not arrive."""
+    job = sdbox.start("--", sys.executable, "-ISc", WAITER, "TSTP", "USR1", process_group=0)
+    assert job.line() == "up"
+    for name in ("SIGTSTP", "SIGUSR1", "SIGTSTP"):
+        job.signal(signal.Signals[name])
+        assert job.line() == name
+
+
+def test_a_payload_that_stops_itself(sdbox: Sdbox) -> None:
+    """Who waits for sdbox sees it stopped, as it would see the payload."""
+    job = sdbox.start_sh("echo up; kill -STOP $$; echo on", process_group=0)
+    assert job.line() == "up"
+    look_until(lambda: _state(job.pid) == "T")
+    job.signal(signal.SIGCONT)
+    assert job.line() == "on"
     assert job.end().status == 0
 
 

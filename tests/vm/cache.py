@@ -20,7 +20,7 @@ _BUILDING = ".building-"
 
 
 def directory() -> Path:
-    """Return where all is kept: below the user's cache directory, never in the checkout."""
+    """Return what is ours of the user's cache directory; nothing is kept in the checkout."""
     above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(above, "sdbox")
 
@@ -36,7 +36,7 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
 
     It appears whole or not at all, and one caller builds while the others wait for it.
     """
-    place = directory() / name
+    place = directory() / "images" / name
     with _locked(place.parent):
         _prune(place.parent)
         if not place.exists():
@@ -50,7 +50,7 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
 @contextmanager
 def _locked(parent: Path) -> Iterator[None]:
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / "lock").open("w") as lock:
+    with parent.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

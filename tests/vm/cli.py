@@ -1,46 +1,107 @@
 """tests/vm/run: builds the image, boots it as one of the tiers, brings back what came of it."""
+# ruff: noqa: T201 (its stdout is what it is for)
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import tarfile
-import tempfile
-import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdbox.errors import SdboxError
 
-from . import debian, image, order, qemu, report
-from .errors import TierFailed
-from .lab import Lab
-from .terminal import Terminal
+from . import cache, image, order, report, tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Boot = Callable[[Path, Path, Terminal, float], None]
-
-RESULTS_BYTES = 64 << 20
-SECONDS = {"lab": 900.0, "vm": 5400.0}
-"""How long a machine may run, from power on to off."""
-
-# What each tier is for (`pytest`'s arguments): the lab's kernel is this machine's.
-SUITES = {
-    "lab": ("tests/integration",),
-    "vm": ("tests/integration", "tests/vm/limits"),
-}
-# Emulation is some ten times slower than what the tests' own time-outs were chosen for.
-PYTEST_OPTIONS = {"lab": (), "vm": ("--override-ini=timeout=900",)}
+_FAILED = 125
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status: int = options.run(options)
     except SdboxError as error:
         print(f"tests/vm/run: {error}", file=sys.stderr)
-        return 125
+        return _FAILED
+    return status
+
+
+def _build(options: argparse.Namespace) -> int:
+    built = image.build()
+    print(built.root, built.layer, built.disk(), sep="\n")
+    return 0
+
+
+def _suite(options: argparse.Namespace) -> int:
+    arguments = options.arguments or tier.SUITES[options.tier]
+    words = [*arguments, *tier.PYTEST_OPTIONS[options.tier]]
+    return _boot(options, lambda place: order.suite(place, words))
+
+
+def _exec(options: argparse.Namespace) -> int:
+    return _boot(options, lambda place: order.command(place, options.arguments))
+
+
+def _shell(options: argparse.Namespace) -> int:
+    return _boot(options, order.shell, interactive=True)
+
+
+def _boot(
+    options: argparse.Namespace, write: Callable[[Path], None], *, interactive: bool = False
+) -> int:
+    output = options.output or cache.directory() / "results" / options.tier
+    return tier.carry_out(
+        options.tier,
+        write,
+        output,
+        hardware=tier.Hardware(
+            accelerator=options.accelerator,
+            processors=options.processors,
+            memory=options.memory,
+        ),
+        seconds=options.seconds,
+        interactive=interactive,
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    tiers = [report.read(*word.split("=", 1)) for word in options.tiers]
+    print(report.summary(tiers))
+    return 0 if all(one.passed for one in tiers) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tests/vm/run", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    build = commands.add_parser("image", help="build what both tiers boot, and print where it is")
+    build.set_defaults(run=_build)
+    for name in tier.TIERS:
+        suite = _booting(commands.add_parser(name, help=tier.TIERS[name]))
+        suite.add_argument("arguments", nargs="*", metavar="PYTEST-ARGUMENT")
+        suite.set_defaults(run=_suite, tier=name)
+    command = _booting(commands.add_parser("exec", help="run one command in a tier, as root"))
+    command.add_argument("tier", choices=tier.TIERS)
+    command.add_argument("arguments", nargs="+", metavar="WORD")
+    command.set_defaults(run=_exec)
+    shell = _booting(commands.add_parser("shell", help="a root shell in a tier"))
+    shell.add_argument("tier", choices=tier.TIERS)
+    shell.set_defaults(run=_shell)
+    merge = commands.add_parser("report", help="sum up the results of several tiers")
+    merge.add_argument("tiers", nargs="+", metavar="TIER=DIRECTORY|FILE.xml")
+    merge.set_defaults(run=_report)
+    return parser
+
+
+def _booting(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add what can be said of every boot."""
+    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where results go")
+    parser.add_argument("--seconds", type=float, help="how long it may take, boot included")
+    parser.add_argument("--accelerator", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument("--processors", type=int, default=min(os.cpu_count() or 2, 4))
+    parser.add_argument("--memory", default="2G", help="the vm's")
+    return parser
