@@ -71,6 +71,10 @@ class Job:
         """Have a function called with this job when it has ended."""
         self._task.add_done_callback(lambda _: callback(self))
 
+    def on_stopped(self, callback: Callable[[], object]) -> None:
+        """Have a function called when the payload was stopped by a signal, as by ^Z."""
+        self._report.on_stopped = callback
+
     def send_signal(self, number: int) -> None:
         """Send a signal to the payload alone. Nothing happens when it has ended."""
         if self._payload >= 0:

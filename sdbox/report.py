@@ -13,6 +13,7 @@ from sdbox.init import wire
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
 
 class InitVanished(SdboxError):
@@ -22,7 +23,8 @@ class InitVanished(SdboxError):
 class Report:
     """The supervisor's end of init's messages. `ended` is done when the payload has ended.
 
-    Its result is the status of wait(2), or None where init vanished without a word.
+    Its result is the status of wait(2), or None where init vanished without a word. `on_stopped`
+    is called when the payload was stopped, as by ^Z.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -33,6 +35,7 @@ class Report:
         # Whoever gives up on a launch for another reason does not ask how this came out.
         self.started.add_done_callback(_retrieve)
         self.ended_at = self.ended_monotonic = 0.0
+        self.on_stopped: Callable[[], object] = lambda: None
         self._loop.add_reader(sock.fileno(), self._on_message)
 
     def release(self, cgroup: int) -> None:
@@ -62,6 +65,10 @@ class Report:
         if self.started.done() or len(fds) != 1:
             raise ValueError("started, again or without a descriptor")
         self.started.set_result(fds[0])
+
+    def _on_stopped(self, fields: list[bytes], fds: list[int]) -> None:
+        wire.close(fds)
+        self.on_stopped()
 
     def _on_exited(self, fields: list[bytes], fds: list[int]) -> None:
         self._settle(int(fields[1]) & 0xFFFF)
@@ -96,6 +103,7 @@ def _retrieve(future: asyncio.Future[int]) -> None:
 
 _MESSAGES = {
     b"started": Report._on_started,
+    b"stopped": Report._on_stopped,
     b"exited": Report._on_exited,
     b"error": Report._on_error,
 }

@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     with (
         _opened("--report", arguments.report) as report,
         _opened("--record", arguments.record) as record,
-        streams.terminal_kept(),
+        streams.terminal_kept() as foreground,
     ):
         endpoint = locate(arguments.manager, notice=complain)
         me = caller(_inherited_environment(), signals.ignored)
@@ -136,7 +136,13 @@ def run(arguments: argparse.Namespace) -> int:
         from sdbox.cli.supervise import supervise
 
         try:
-            result = supervise(launch, endpoint=endpoint, helper=helper, signals=signals)
+            result = supervise(
+                launch,
+                endpoint=endpoint,
+                helper=helper,
+                signals=signals,
+                stops=foreground,
+            )
         except SdboxError as error:
             _write(report, verdict.launch_failed(plan, time.time(), str(error)))
             raise

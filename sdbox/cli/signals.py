@@ -54,15 +54,17 @@ class Signals:
         self.fd = signalfd({int(number) for number in wanted})
 
     def forward(self, send: Callable[[int], None]) -> None:
-        """Pass on what has arrived; stop where a stop was asked for, until continued."""
+        """Pass on what has arrived."""
         data = os.read(self.fd, 16 * _SIZE)
         for start in range(0, len(data), _SIZE):
             number, _, code = _NUMBER_AND_CODE.unpack_from(data, start)
             if code != _SI_KERNEL or number not in _FROM_TERMINAL:
                 send(number)
-            if number == signal.SIGTSTP:
-                # As the payload does, so that the shell sees its job stopped.
-                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def stop() -> None:
+    """Stop this process, as the payload was, so that the shell sees its job stopped."""
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def end_by(number: int) -> NoReturn:

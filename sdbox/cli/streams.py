@@ -29,11 +29,14 @@ def let_go() -> None:
 
 
 @contextlib.contextmanager
-def terminal_kept() -> Iterator[None]:
-    """Give the terminal back to this process group, where a payload with job control took it."""
+def terminal_kept() -> Iterator[bool]:
+    """Give the terminal back to this process group, where a payload with job control took it.
+
+    Yields whether there is a terminal with this process in its foreground.
+    """
     terminal = _own_terminal()
     try:
-        yield
+        yield terminal is not None
     finally:
         if terminal is not None:
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import gc
 from typing import TYPE_CHECKING
 
 from sdbox.cli import streams
+from sdbox.cli.signals import stop
 from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -17,16 +18,23 @@ if TYPE_CHECKING:
     from sdbox.result import Result
 
 
-def supervise(launch: Launch, *, endpoint: Endpoint, helper: Helper, signals: Signals) -> Result:
-    """See a launch through to the job's end."""
-    return asyncio.run(_supervise(launch, endpoint, helper, signals))
+def supervise(
+    launch: Launch, *, endpoint: Endpoint, helper: Helper, signals: Signals, stops: bool
+) -> Result:
+    """See a launch through to the job's end. `stops`: stop with the payload, for a shell's sake.
+
+    Not otherwise: who continues just the payload would leave the job without a supervisor.
+    """
+    return asyncio.run(_supervise(launch, endpoint, helper, signals, stops=stops))
 
 
 async def _supervise(
-    launch: Launch, endpoint: Endpoint, helper: Helper, signals: Signals
+    launch: Launch, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
 ) -> Result:
     async with Launcher(endpoint=endpoint, helper=helper) as launcher:
         job = await launcher.execute(launch)
+        if stops:
+            job.on_stopped(stop)
         streams.let_go()
         gc.enable()
         loop = asyncio.get_running_loop()

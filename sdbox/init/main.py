@@ -4,6 +4,7 @@ It tells the supervisor by messages what becomes of the payload:
 
     error STEP PATH ERRNO     the payload was not started
     started PID               with a process file descriptor of the payload
+    stopped                   it was stopped, as by ^Z
     exited STATUS             the status of wait(2)
 
 and goes when the supervisor closes its end. Where supervisor or helper vanish before that, init
@@ -57,9 +58,6 @@ class Init:
         except StepError as error:
             wire.send(self.report, "error", error.name, error.path, error.number)
             os._exit(1)
-        # The payload stays in the caller's process group. Who kills all of that must leave one
-        # process that ends what the payload has put elsewhere.
-        os.setpgid(0, 0)
         self._let_go_of_streams()
         self._reap(child)
         os._exit(0)
@@ -93,10 +91,17 @@ class Init:
     def _start(self) -> int:
         """Fork the payload and see it through exec."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
+        go = os.eventfd(0, os.EFD_CLOEXEC)
         child = os.fork()
         if child == 0:
+            os.eventfd_read(go)
             _become_payload(self.spec, writer)
         os.close(writer)
+        # The payload is in the caller's process group. Who kills all of that must leave one
+        # process that ends what the payload has put elsewhere.
+        os.setpgid(0, 0)
+        os.eventfd_write(go, 1)
+        os.close(go)
         # Everything init has blocked is a signal that it must outlive; exec itself can't hang
         # but on a dead file system, and then the supervisor's own time-out and kill hold.
         message = os.read(reader, 16384)
@@ -169,17 +174,24 @@ def _reap_all(child: int, report: socket.socket) -> bool:
     """Reap all that has ended; report the payload. Return whether the payload is still there."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         except ChildProcessError:
             return True
         if pid == 0:
             return True
-        if pid == child:
-            try:
-                wire.send(report, "exited", status)
-            except (BrokenPipeError, ConnectionError):
-                pass
+        if pid == child and os.WIFSTOPPED(status):
+            _tell(report, "stopped")
+        elif pid == child:
+            _tell(report, "exited", status)
             return False
+
+
+def _tell(report: socket.socket, *fields: str | int) -> None:
+    try:
+        wire.send(report, *fields)
+    except (BrokenPipeError, ConnectionError):
+        # The supervisor has hung up, and the next look at the socket says so.
+        pass
 
 
 def _loopback_up() -> None:
