@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ async def execute(connection: Connection, launch: Launch) -> Job:
     report = Report(launch.report)
     try:
         check_version(launch.plan, connection.manager.version)
-        init_pid, cgroup = await _place(connection, launch.plan, report)
+        init_pid, cgroup = await _place(connection, launch.plan)
         try:
             return await _release(connection, launch, report, init_pid, cgroup)
         except BaseException:
@@ -56,35 +55,33 @@ async def execute(connection: Connection, launch: Launch) -> Job:
         raise
 
 
-async def _place(connection: Connection, plan: Plan, report: Report) -> tuple[int, Cgroup]:
+async def _place(connection: Connection, plan: Plan) -> tuple[int, Cgroup]:
     """Put init into its unit. Return its PID, as this process sees it, and the unit's cgroup."""
     inner_pid, pidfd = await connection.helper.launched(plan.job)
+    properties = properties_for(plan, connection.manager.version)
     try:
         init_pid = _pid(pidfd)
-        properties = properties_for(plan, connection.manager.version)
         for _ in range(_PLACING_TRIES):
             await connection.manager.start_scope(
                 plan.unit, properties, pids=[inner_pid], pidfds=[pidfd]
             )
             cgroup = _open_cgroup(connection.endpoint, plan)
-            if cgroup is not None and init_pid in cgroup.processes():
-                return init_pid, cgroup
+            if cgroup is not None:
+                if init_pid in cgroup.processes() and await _is_active(connection, plan):
+                    return init_pid, cgroup
+                cgroup.close()
             await connection.manager.destroy(plan.unit)
-        raise LaunchFailed(
-            f"{plan.unit}: systemd started it without the job in it",
-            hint="Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258",
-        )
-    except SdboxError:
-        await _prefer_inits_word(report, pidfd)
-        raise
     finally:
         os.close(pidfd)
+    raise LaunchFailed(
+        f"{plan.unit}: systemd started it without the job in it",
+        hint="Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258",
+    )
 
 
-async def _prefer_inits_word(report: Report, pidfd: int) -> None:
-    """Raise what init failed at, if that is why systemd did not find it."""
-    if select.select([pidfd], [], [], 0)[0]:
-        await report.started
+async def _is_active(connection: Connection, plan: Plan) -> bool:
+    state = await connection.manager.unit_property(plan.unit, "Unit", "ActiveState")
+    return bool(state == "active")
 
 
 async def _release(

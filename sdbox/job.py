@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sdbox.plan import Plan
     from sdbox.report import Report
     from sdbox.result import Result
+    from sdbox.series import Series
     from sdbox.watch import Excess
 
 # How long a killed tree may take to be gone: a process in uninterruptible sleep holds it up.
@@ -33,7 +34,8 @@ _END_SECONDS = 30.0
 class Job:
     """A job that runs. Made by `Launcher.start`; `await wait()` gives its Result.
 
-    `id` and `unit` name it; `plan` is what was asked for and how it is kept.
+    `id` and `unit` name it; `plan` is what was asked for and how it is kept, and `series` writes
+    the record of its usage, where one was asked for.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class Job:
         self._manager = manager
         self._helper = helper
         self._record = record
+        self.series: Series | None = None
         self._excess: Excess | None = None
+        self._fault: BaseException | None = None
         self._killed = False
         self._measured_peak: Callable[[], int | None] = lambda: None
         self._meter = Meter(cgroup, lambda: self._measured_peak())
@@ -102,6 +106,8 @@ class Job:
             ending = await self._ending(status)
             usage = self._meter.read()
             await self._end_unit()
+            if self._fault is not None:
+                raise self._fault
             return verdict.result(self.plan, ending, usage)
         finally:
             for task in self._besides:
@@ -109,14 +115,24 @@ class Job:
             self._close()
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        self._besides.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._on_fault)
+        self._besides.append(task)
+
+    def _on_fault(self, task: asyncio.Task[None]) -> None:
+        """End the job where what keeps its limits has failed: it must not go on without."""
+        if task.cancelled() or task.exception() is None or self._fault is not None:
+            return
+        self._fault = task.exception()
+        self._beside(self._destroy())
 
     def _start_record(self) -> None:
         if self._record is None:
             return
         from sdbox.series import Series
 
-        self._beside(Series(self._record).run(self.plan, self._cgroup))
+        self.series = Series(self._record)
+        self._beside(self.series.run(self.plan, self._cgroup))
 
     def _start_watches(self) -> None:
         if not self.plan.watched:
@@ -131,7 +147,7 @@ class Job:
     def _on_excess(self, excess: Excess) -> None:
         if self._excess is None:
             self._excess = excess
-            self._ending_task = asyncio.create_task(self._stop() if excess.ask else self._destroy())
+            self._beside(self._stop() if excess.ask else self._destroy())
 
     async def _stop(self) -> None:
         """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
@@ -146,7 +162,7 @@ class Job:
         """Leave nothing of the job: processes, unit, private directories."""
         if self._leftovers():
             await self._destroy()
-        self._report.close()
+        self._report.dismiss()
         await self._manager.wait_removed(self.unit, timeout=_END_SECONDS)
         await self._remove_directories()
 

@@ -28,8 +28,7 @@ def last_victim(cgroup: str) -> Victim | None:
     in_cgroup = False
     for message in _messages():
         if message.startswith("oom-kill:"):
-            facts = dict(fact.partition("=")[::2] for fact in message[9:].split(","))
-            in_cgroup = _is_below(facts.get("task_memcg", ""), cgroup)
+            in_cgroup = _is_below(_task_cgroup(message), cgroup)
         elif in_cgroup and "Killed process " in message:
             victim = parse_killed(message)
             in_cgroup = False
@@ -46,6 +45,11 @@ def parse_killed(message: str) -> Victim | None:
         return Victim(name=name, pid=int(pid), own_bytes=kilobytes * 1024)
     except (KeyError, ValueError):
         return None
+
+
+def _task_cgroup(message: str) -> str:
+    # Up to the task's name, which is the job's to choose.
+    return message.partition(",task_memcg=")[2].partition(",task=")[0]
 
 
 def _is_below(path: str, cgroup: str) -> bool:

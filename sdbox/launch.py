@@ -48,9 +48,21 @@ def caller(
     return Caller(
         environment=dict(environment),
         working_directory=directory,
+        home=_home(environment),
         oom_score_adjust=_oom_score_adjust(),
         ignored_signals=tuple(ignored_signals),
     )
+
+
+def _home(environment: Mapping[bytes, bytes]) -> str:
+    if b"HOME" in environment:
+        return os.fsdecode(environment[b"HOME"])
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
 
 
 def _oom_score_adjust() -> int:

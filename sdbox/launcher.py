@@ -49,7 +49,8 @@ class Launcher:
     """Starts jobs, hundreds at a time, from one program. An async context manager.
 
     `manager` is `auto`, `system` or `embedded`. `notice` gets what a person should know, a line
-    each. When the program ends, however it ends, so do its jobs.
+    each. When the program ends, however it ends, so do its jobs. `endpoint`, `helper` and `only`,
+    the name of the one unit that it will start, are for who has them already.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Launcher:
         notice: Callable[[str], None] = lambda line: None,
         endpoint: Endpoint | None = None,
         helper: Helper | None = None,
+        only: str | None = None,
     ) -> None:
         self._choice: Choice = manager
         self._notice = notice
         self._endpoint = endpoint
         self._helper = helper
+        self._only = only
         self._connection: Connection | None = None
         self._jobs: set[Job] = set()
 
@@ -94,7 +97,7 @@ class Launcher:
             )
         self._helper.attach(asyncio.get_running_loop())
         sock = await self._helper.connect(endpoint.bus_socket)
-        manager = await Manager.connect_socket(sock, timeout=_CALL_SECONDS)
+        manager = await Manager.connect_socket(sock, timeout=_CALL_SECONDS, only=self._only)
         self._connection = Connection(
             endpoint=endpoint, host=host_of(endpoint), helper=self._helper, manager=manager
         )

@@ -163,7 +163,9 @@ class Manager:
         """SIGKILL all processes of a unit; return when systemd has unloaded it.
 
         Frozen before, because KillUnit signals one process after the other, and what forks
-        meanwhile could get away. Nothing happens where there is no such unit.
+        meanwhile could get away. It also makes systemd look at a cgroup that never had a process,
+        of whose emptiness the kernel says nothing: that of a scope whose process was a zombie
+        when it was to get it (tried). Nothing happens where there is no such unit.
         """
         async with self._within(timeout, f"killing {unit}"):
             with contextlib.suppress(ManagerRefused, TimedOut):

@@ -11,3 +11,9 @@ def memory_message(limit_bytes: int, used_bytes: int | None) -> str:
     if used_bytes is None:
         return message
     return f"{message} Last measured usage: {used_bytes // MEGABYTE} megabytes."
+
+
+def one_line(text: str) -> str:
+    """Return text for a label: on one line, and of characters that can be encoded and shown."""
+    spaced = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in spaced)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbox.directives import DIRECTIVES, CgroupFile, UnitProperty
 from sdbox.errors import InvalidDirective, Unenforceable
+from sdbox.messages import one_line
 from sdbox.spec import make_spec
 from sdbox.values import INFINITY
 
@@ -34,22 +35,28 @@ _DESCRIPTION_LONGEST = 120
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """What a job takes over from whoever starts it. The working directory is a path."""
+    """What a job takes over from whoever starts it. `home` is what `~` stands for."""
 
     environment: Mapping[bytes, bytes]
     working_directory: str
+    home: str
     oom_score_adjust: int = 0
     ignored_signals: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """One launch, worked out. `spec` is init's part (see sdbox.spec), `files` is read back."""
+    """One launch, worked out.
+
+    `box` is what was asked for, and `directives` what it comes down to on this host: percentages
+    made numbers, defaults added. `spec` is init's part (see sdbox.spec), `files` is read back.
+    """
 
     job: str
     manager: str
     command: tuple[str, ...]
     box: Box
+    directives: Mapping[str, Any]
     properties: tuple[UnitProperty, ...]
     files: tuple[CgroupFile, ...]
     spec: Mapping[str, Any]
@@ -64,7 +71,7 @@ class Plan:
     @property
     def slice(self) -> str:
         """The slice that the unit is in."""
-        return str(self.box.directives.get("Slice", SLICE))
+        return str(self.directives.get("Slice", SLICE))
 
     @property
     def cgroup(self) -> str:
@@ -74,30 +81,30 @@ class Plan:
     @property
     def memory_limit_bytes(self) -> int | None:
         """MemoryMax=, or None where there is no limit."""
-        limit = self.box.directives.get("MemoryMax", INFINITY)
+        limit = self.directives.get("MemoryMax", INFINITY)
         return None if limit == INFINITY else int(limit)
 
     @property
     def cpu_limit(self) -> float | None:
         """CPUQuota= in CPUs, or None where there is no limit."""
-        quota = self.box.directives.get("CPUQuota")
+        quota = self.directives.get("CPUQuota")
         return None if quota is None else quota.permyriad / 10_000
 
     @property
     def ends_when_out_of_memory(self) -> bool:
         """Whether a job is over when the kernel killed one of its processes for memory."""
-        return self.box.directives.get("OOMPolicy") != "continue"
+        return self.directives.get("OOMPolicy") != "continue"
 
     @property
     def stop_seconds(self) -> float:
         """TimeoutStopSec=: how long the job may take to end when it is asked to."""
-        limit = self.box.directives.get("TimeoutStopSec", _STOP_USEC)
+        limit = self.directives.get("TimeoutStopSec", _STOP_USEC)
         return float("inf") if limit == INFINITY else limit / 1_000_000
 
     @property
     def runtime_max_seconds(self) -> float | None:
         """RuntimeMaxSec=, or None where there is no limit."""
-        limit = self.box.directives.get("RuntimeMaxSec", INFINITY)
+        limit = self.directives.get("RuntimeMaxSec", INFINITY)
         return None if limit == INFINITY else limit / 1_000_000
 
 
@@ -120,14 +127,15 @@ def make_plan(
         if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
             enforcement[name] = "kernel"
     kept = {name: value for name, value in _items(full) if name in enforcement}
-    by_kernel = {name: v for name, v in kept.items() if enforcement[name] == "kernel"}
+    controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     return Plan(
         job=job,
         manager=host.manager,
         command=tuple(command),
         box=box,
+        directives=kept,
         properties=_properties(job, command, kept),
-        files=tuple(file for name, value in by_kernel.items() for file in _files(name, value)),
+        files=tuple(file for name, value in controlled.items() for file in _files(name, value)),
         spec=make_spec(
             job=job,
             command=command,
@@ -149,7 +157,7 @@ def properties_for(plan: Plan, systemd_version: int) -> tuple[UnitProperty, ...]
     friendly stop, in which what is left of the job may go on for a while with a process missing.
     """
     directive = DIRECTIVES["OOMPolicy"]
-    if "OOMPolicy" in plan.box.directives or directive.since > systemd_version:
+    if "OOMPolicy" in plan.directives or directive.since > systemd_version:
         return plan.properties
     if plan.enforcement.get("MemoryMax") != "kernel" or directive.unit is None:
         return plan.properties
@@ -204,8 +212,10 @@ def keeper(directive: Directive, host: Host) -> Enforcement | None:
 
 def _kept(name: str, value: Any, host: Host) -> Enforcement:
     directive = DIRECTIVES[name]
-    # No limit is kept everywhere.
-    kept_by = "kernel" if value == INFINITY else keeper(directive, host)
+    kept_by = keeper(directive, host)
+    if directive.controller is not None and value == INFINITY:
+        # No limit is kept everywhere.
+        return "kernel"
     if kept_by is None:
         raise Unenforceable(
             f"{name}: this host has no {directive.controller} controller for its units",
@@ -233,7 +243,7 @@ def _files(name: str, value: Any) -> tuple[CgroupFile, ...]:
 
 def _description(job: str, command: Sequence[str]) -> str:
     text = f"sdbox job {job}: {' '.join(command)}"
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    printable = one_line(text)
     if len(printable) > _DESCRIPTION_LONGEST:
         return printable[: _DESCRIPTION_LONGEST - 1] + "…"
     return printable

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sdbox.errors import SdboxError
+from sdbox.messages import MEGABYTE, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sdbox.series import Sample
 
-_MEGABYTE = 1024 * 1024
 # Told apart without colour, too: what is used is a filled line, what is allowed a dashed one.
 _USED, _LIMIT = "#1f77b4", "#d62728"
 
@@ -30,6 +31,8 @@ def draw(header: Mapping[str, Any], samples: Sequence[Sample], path: str) -> Non
     _draw_memory(memory, header, samples)
     _draw_cpu(cpu, header, samples)
     figure.suptitle(_title(header))
+    # A font may lack a character of the command: that is no fault of the picture.
+    warnings.filterwarnings("ignore", "Glyph")
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
@@ -37,10 +40,10 @@ def draw(header: Mapping[str, Any], samples: Sequence[Sample], path: str) -> Non
 
 
 def _draw_memory(axes: Any, header: Mapping[str, Any], samples: Sequence[Sample]) -> None:
-    known = [(s.seconds, s.memory_bytes / _MEGABYTE) for s in samples if s.memory_bytes is not None]
+    known = [(s.seconds, s.memory_bytes / MEGABYTE) for s in samples if s.memory_bytes is not None]
     _line(axes, known)
     limit = header.get("memory_limit_bytes")
-    _limit(axes, None if limit is None else limit / _MEGABYTE, "MemoryMax")
+    _limit(axes, None if limit is None else limit / MEGABYTE, "MemoryMax")
     axes.set_ylabel("memory (MiB)")
 
 
@@ -73,7 +76,7 @@ def _limit(axes: Any, value: float | None, name: str) -> None:
 
 
 def _title(header: Mapping[str, Any]) -> str:
-    words = " ".join(" ".join(header["command"]).split())
+    words = one_line(" ".join(map(str, header["command"])))
     # matplotlib takes what is between dollar signs for a formula.
     text = f"{header['job']}: {words}".replace("$", r"\$")
     return text if len(text) <= 80 else text[:79] + "…"

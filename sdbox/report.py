@@ -40,11 +40,17 @@ class Report:
 
     def release(self, cgroup: int) -> None:
         """Let init go on: it is in its unit."""
-        with contextlib.suppress(BrokenPipeError, ConnectionError):
+        with contextlib.suppress(ConnectionError):
             wire.send(self._sock, "release", fds=(cgroup,))
 
+    def dismiss(self) -> None:
+        """Let init go: nothing else of the job is left."""
+        with contextlib.suppress(ConnectionError):
+            wire.send(self._sock, "dismissed")
+        self.close()
+
     def close(self) -> None:
-        """Let init go."""
+        """Listen no more. An init that was not dismissed ends its box."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()

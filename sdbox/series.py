@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sdbox.errors import SdboxError
@@ -36,7 +37,10 @@ class Sample:
 
 
 class Series:
-    """Writes samples of a job to an open, seekable file, which stays the caller's."""
+    """Writes samples of a job to an open, seekable file, which stays the caller's.
+
+    `error` is what ended the writing before the job's end, if anything did.
+    """
 
     def __init__(self, file: TextIO, *, most_samples: int = _MOST_SAMPLES) -> None:
         self._file = file
@@ -44,14 +48,19 @@ class Series:
         self._header = ""
         self._samples: list[Sample] = []
         self._interval = _INTERVAL_SECONDS
+        self.error: OSError | None = None
 
     async def run(self, plan: Plan, cgroup: Cgroup) -> None:
         """Take samples until cancelled."""
         started = time.monotonic()
-        self.begin(plan)
-        while True:
-            self.add(take_sample(cgroup, time.monotonic() - started))
-            await asyncio.sleep(self._interval)
+        try:
+            self.begin(plan)
+            while True:
+                self.add(take_sample(cgroup, time.monotonic() - started))
+                await asyncio.sleep(self._interval)
+        except OSError as error:
+            # A full disk ends the record, not the job.
+            self.error = error
 
     def begin(self, plan: Plan) -> None:
         """Write the first line."""
@@ -109,33 +118,41 @@ def _line(sample: Sample) -> str:
 
 
 def read_series(path: str) -> tuple[Mapping[str, Any], list[Sample]]:
-    """Read a file that `Series` wrote. Raises SdboxError with the line that is no sample."""
-    with open(path, encoding="utf-8") as file:
+    """Read a file that `Series` wrote. Raises SdboxError with the line that is not of it."""
+    with open(path, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
-    header = _parse(path, lines, 0)
-    if "job" not in header:
-        raise _not_a_record(path, 0)
-    samples = []
-    for number in range(1, len(lines)):
-        try:
-            samples.append(Sample(**_parse(path, lines, number)))
-        except TypeError as error:
-            raise _not_a_record(path, number) from error
-    return header, samples
+    header = _parse(path, lines, 0, _HEADER)
+    return header, [
+        Sample(**_parse(path, lines, number, _SAMPLE)) for number in range(1, len(lines))
+    ]
 
 
-def _parse(path: str, lines: list[str], number: int) -> dict[str, Any]:
+_NUMBER = (int, float)
+_HEADER: Mapping[str, tuple[type, ...]] = {
+    "job": (str,),
+    "command": (list,),
+    "memory_limit_bytes": (*_NUMBER, NoneType),
+    "cpu_limit": (*_NUMBER, NoneType),
+}
+_SAMPLE: Mapping[str, tuple[type, ...]] = {
+    "seconds": _NUMBER,
+    "memory_bytes": (*_NUMBER, NoneType),
+    "cpu_seconds": (*_NUMBER, NoneType),
+    "tasks": _NUMBER,
+}
+
+
+def _parse(
+    path: str, lines: list[str], number: int, kinds: Mapping[str, tuple[type, ...]]
+) -> dict[str, Any]:
     try:
         value = json.loads(lines[number])
-    except (ValueError, IndexError) as error:
-        raise _not_a_record(path, number) from error
-    if not isinstance(value, dict):
-        raise _not_a_record(path, number)
-    return value
-
-
-def _not_a_record(path: str, number: int) -> SdboxError:
-    return SdboxError(
+        fields = {name: value[name] for name in kinds}
+        if all(isinstance(field, kinds[name]) for name, field in fields.items()):
+            return fields
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError):
+        pass
+    raise SdboxError(
         f"{path}: line {number + 1} is not what --record writes",
         hint="Name a file that `sdbox run --record` wrote",
     )

@@ -119,7 +119,14 @@ def hides(directives: Mapping[str, Any], path: str) -> bool:
     """Tell whether a box has its own, empty directory where `path` is on the host."""
     if directives.get("PrivateTmp", "no") == "no":
         return False
-    return any(path == place or path.startswith(f"{place}/") for place in _TMP)
+    binds = (*directives.get("BindPaths", ()), *directives.get("BindReadOnlyPaths", ()))
+    if any(_is_below(path, bind.destination) for bind in binds):
+        return False
+    return any(_is_below(path, place) for place in _TMP)
+
+
+def _is_below(path: str, place: str) -> bool:
+    return f"{path}/".startswith(f"{place.rstrip('/')}/")
 
 
 def _private_tmp(mode: str) -> Iterator[Mount]:
@@ -180,7 +187,7 @@ def _working_directory(
 ) -> Operation:
     path = asked.path
     if path == "~":
-        path = credentials.home if credentials else os.fsdecode(caller.environment[b"HOME"])
+        path = credentials.home if credentials else caller.home
     return _chdir(path, ignore_missing=asked.missing_ok)
 
 

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from sdbox.bus import Match, within
-from sdbox.errors import ManagerRefused, ManagerUnavailable
+from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +62,8 @@ _GONE = frozenset(
 )
 # How long systemd may take to execute itself anew: a large one has much to read and write.
 _RETURN_SECONDS = 30.0
+# How long it may take at boot from starting the bus to being on it. A bus may have no systemd.
+_APPEAR_SECONDS = 5.0
 
 
 class Systemd:
@@ -152,12 +154,11 @@ class Systemd:
                     timeout=timeout or self.timeout,
                 )
             except ManagerRefused as error:
-                if error.name not in _GONE or not self.version:
+                if error.name not in _GONE or not await self._returned():
                     raise self._explained(error, unit) from error
-            await self._return()
 
-    async def _return(self) -> None:
-        """Wait for a systemd that executes itself anew to be on the bus again."""
+    async def _returned(self) -> bool:
+        """Whether systemd comes (back) to the bus: it boots, or executes itself anew."""
         match = Match(
             sender=_BUS,
             path="/org/freedesktop/DBus",
@@ -167,12 +168,15 @@ class Systemd:
         )
         await self.bus.add_match(match, self._owner_changed, timeout=self.timeout)
         try:
-            with self._owners.open(SYSTEMD) as mailbox:
-                async with within(_RETURN_SECONDS, "systemd, which left the bus, is to return"):
+            async with within(_RETURN_SECONDS if self.version else _APPEAR_SECONDS, "return"):
+                with self._owners.open(SYSTEMD) as mailbox:
                     while not await self._present():
                         await mailbox.get()
+        except TimedOut:
+            return False
         finally:
             await self.bus.remove_match(match, self._owner_changed, timeout=self.timeout)
+        return True
 
     async def _present(self) -> bool:
         (present,) = await self.bus.call(

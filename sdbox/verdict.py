@@ -103,7 +103,10 @@ def _reason(
 
 
 def _out_of_memory(plan: Plan, ending: Ending, usage: Usage) -> str:
-    message = memory_message(plan.memory_limit_bytes or 0, usage.memory_peak_bytes)
+    limit = plan.memory_limit_bytes
+    message = "Job was out of memory, though not by a limit of its own."
+    if limit is not None:
+        message = memory_message(limit, usage.memory_peak_bytes)
     victim = ending.victim
     if victim is None:
         return message

@@ -34,7 +34,9 @@ MARK = "SDBOX_TEST_JOB"
 # In front of the ids of all jobs of this run of the tests: others may run beside it.
 SESSION = f"test{os.getpid()}"
 
-_FROM_CHECKOUT = "import sys; sys.path.insert(0, {!r}); from sdbox.cli import main; sys.exit(main())"
+_FROM_CHECKOUT = (
+    "import sys; sys.path.insert(0, {!r}); from sdbox.cli import main; sys.exit(main())"
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -147,9 +149,9 @@ class Sdbox:
 
     def call(self, *words: str | bytes, **options: Any) -> Outcome:
         """Run `sdbox WORDS…`."""
-        options = {"input": b"", "timeout": SECONDS} | options
-        done = subprocess.run(
-            [*self.command, *words], capture_output=True, check=False, **options
+        given: dict[str, Any] = {"input": b"", "timeout": SECONDS} | options
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(
+            [*self.command, *words], capture_output=True, check=False, **given
         )
         return Outcome(id="", status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
@@ -175,11 +177,10 @@ class Sdbox:
     def start(self, *words: str | bytes, **options: Any) -> Running:
         """Start `sdbox run WORDS…`, which is killed in the end if it still runs."""
         job = self.new_id()
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        process = subprocess.Popen(
-            [*self.command, "run", f"--id={job}", *words],
-            bufsize=0,
-            **pipes | _marked(options, job),
+        given: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        given |= _marked(options, job)
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            [*self.command, "run", f"--id={job}", *words], bufsize=0, **given
         )
         self._running.append(Running(process, job))
         return self._running[-1]

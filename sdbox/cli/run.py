@@ -220,8 +220,12 @@ def _opened(option: str, path: str | None) -> Iterator[TextIO | None]:
         raise SdboxError(
             f"{option}: {path!r}: {error.strerror}", hint="Name a file that can be written"
         ) from None
-    with file:
+    try:
         yield file
+    finally:
+        # What could not be written has been told already, and is not to be tried again.
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def _write(report: TextIO | None, result: Result) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdbox.cli import streams
 from sdbox.cli.signals import stop
+from sdbox.cli.talk import complain
 from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def supervise(
 async def _supervise(
     launch: Launch, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
 ) -> Result:
-    async with Launcher(endpoint=endpoint, helper=helper) as launcher:
+    async with Launcher(endpoint=endpoint, helper=helper, only=launch.plan.unit) as launcher:
         job = await launcher.execute(launch)
         if stops:
             job.on_stopped(stop)
@@ -41,4 +42,6 @@ async def _supervise(
         loop.add_reader(signals.fd, signals.forward, job.send_signal)
         result = await job.wait()
         loop.remove_reader(signals.fd)
+        if job.series is not None and job.series.error is not None:
+            complain(f"--record: {job.series.error.strerror}")
         return result

@@ -107,11 +107,12 @@ def start_removing(paths: Iterable[str]) -> int:
 
 
 def _removed_empty(path: str) -> bool:
-    try:
-        os.rmdir(path)
-        os.rmdir(os.path.dirname(path))
-    except FileNotFoundError:
-        pass
-    except OSError:
-        return False
+    # Each by itself: who was killed in the middle of this has removed one of them.
+    for directory in (path, os.path.dirname(path)):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
     return True

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 # dies when its input or output is done.
 _END_SECONDS = 30.0
 
+# How long an init may take to notice that the supervisor is gone, and to end.
+_INIT_SECONDS = 10.0
+
 _STREAMS = 3
 
 
@@ -212,13 +215,19 @@ class Helper:
         for child in self.children.values():
             if child.cgroup >= 0:
                 cleanup.kill(child.cgroup)
-            if child.pidfd >= 0:
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         for child in self.children.values():
-            if child.pidfd >= 0:
-                os.waitpid(child.pid, 0)
+            self._see_ended(child, deadline)
             if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
                 cleanup.remove_directories(child.directories.values())
+
+    def _see_ended(self, child: Child, deadline: float) -> None:
+        """Wait for an init, which ends by itself, at a time that is right for its unit."""
+        if child.pidfd < 0:
+            return
+        remaining = max(deadline - time.monotonic(), 0.0)
+        if not select.select([child.pidfd], [], [], min(remaining, _INIT_SECONDS))[0]:
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
 
 
 def close_all_but(keep: set[int]) -> None:

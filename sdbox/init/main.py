@@ -7,8 +7,8 @@ It tells the supervisor by messages what becomes of the payload:
     stopped                   it was stopped, as by ^Z
     exited STATUS             the status of wait(2)
 
-and goes when the supervisor closes its end. Where supervisor or helper vanish before that, init
-ends the box itself.
+and goes when the supervisor, which sees to the rest of the tree, says `dismissed`. Where
+supervisor or helper vanish before that, init ends the box itself.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # How long init tries to kill what a vanished supervisor left, before it gives up on the
 # private directories and has the kernel end everything, itself included.
 _KILL_SECONDS = 5.0
+# How long a call of a vanished supervisor may take to have its effect.
+_PLACING_SECONDS = 1.0
 
 
 class Init:
@@ -48,19 +50,31 @@ class Init:
         self.cgroup = -1
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        self.birthplace = os.pread(self.place, 4096, 0)
 
     def run(self) -> NoReturn:
         """Live from fork to the end of the box."""
+        try:
+            self._live()
+        except BaseException:
+            # A fault here must not set the payload free.
+            self._end_box()
+            raise
+        os._exit(0)
+
+    def _live(self) -> None:
         try:
             self._prepare()
             self._wait_for_release()
             child = self._start()
         except StepError as error:
-            wire.send(self.report, "error", error.name, error.path, error.number)
+            _tell(self.report, "error", error.name, error.path, error.number)
+            # Not before the supervisor knows: it may be putting this process into its unit.
+            self._wait_for_release()
             os._exit(1)
         self._let_go_of_streams()
         self._reap(child)
-        os._exit(0)
 
     def _prepare(self) -> None:
         """Do all that needs no fork: this runs while the supervisor asks for the unit."""
@@ -80,13 +94,11 @@ class Init:
 
     def _wait_for_release(self) -> None:
         """Block until the supervisor says that this process is in its unit."""
-        while True:
-            self._poll(self.report.fileno())
-            fields, fds = wire.receive(self.report)
-            if fields[:1] == [b"release"] and len(fds) == 1:
-                self.cgroup = fds[0]
-                return
+        self._poll(self.report.fileno())
+        fields, fds = wire.receive(self.report)
+        if not fields:
             os._exit(1)
+        self.cgroup = fds[0]
 
     def _start(self) -> int:
         """Fork the payload and see it through exec."""
@@ -111,7 +123,7 @@ class Init:
             name, path, number = message.split(b"\0")
             raise StepError(name.decode(), os.fsdecode(path), int(number))
         descriptor = os.pidfd_open(child)
-        wire.send(self.report, "started", child, fds=(descriptor,))
+        _tell(self.report, "started", child, fds=(descriptor,))
         os.close(descriptor)
         return child
 
@@ -124,17 +136,18 @@ class Init:
 
     def _reap(self, child: int) -> None:
         signals = syscalls.signalfd({signal.SIGCHLD})
-        running = True
         while True:
-            running = _reap_all(child, self.report) and running
+            _reap_all(child, self.report)
             ready = self._poll(signals, self.report.fileno())
             if signals in ready:
                 os.read(signals, 4096)
             if self.report.fileno() in ready:
                 fields, fds = wire.receive(self.report)
                 wire.close(fds)
-                if not fields:
-                    return self._end_box() if running else None
+                if fields != [b"dismissed"]:
+                    # The supervisor did not come to the job's end.
+                    self._end_box()
+                return
 
     def _poll(self, *fds: int) -> set[int]:
         """Wait for one of the descriptors, and end the box where a guardian is gone."""
@@ -148,13 +161,25 @@ class Init:
 
     def _end_box(self) -> NoReturn:
         """Kill the payload's tree and remove its directories: nobody else is left to do it."""
-        if self.cgroup >= 0:
+        if self.cgroup < 0:
+            self._wait_until_placed()
+        else:
             emptied = cleanup.kill_others(self.cgroup, time.monotonic() + _KILL_SECONDS)
             if not emptied:
                 cleanup.kill(self.cgroup)
         syscalls.setns(self.outside, syscalls.CLONE_NEWNS)
         cleanup.remove_directories(self.directories.values())
         os._exit(1)
+
+    def _wait_until_placed(self) -> None:
+        """Give the manager the time to carry out what the supervisor had asked it for.
+
+        A process that is dead by the time that it is put into its scope leaves systemd 252 with a
+        scope that is empty from its start, and so never ends.
+        """
+        deadline = time.monotonic() + _PLACING_SECONDS
+        while os.pread(self.place, 4096, 0) == self.birthplace and time.monotonic() < deadline:
+            select.select([], [], [], 0.01)
 
 
 def _become_payload(spec: dict[str, Any], writer: int) -> NoReturn:
@@ -170,26 +195,25 @@ def _become_payload(spec: dict[str, Any], writer: int) -> NoReturn:
     os._exit(1)
 
 
-def _reap_all(child: int, report: socket.socket) -> bool:
-    """Reap all that has ended; report the payload. Return whether the payload is still there."""
+def _reap_all(child: int, report: socket.socket) -> None:
+    """Reap all that has ended; report what became of the payload."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         except ChildProcessError:
-            return True
+            return
         if pid == 0:
-            return True
+            return
         if pid == child and os.WIFSTOPPED(status):
             _tell(report, "stopped")
         elif pid == child:
             _tell(report, "exited", status)
-            return False
 
 
-def _tell(report: socket.socket, *fields: str | int) -> None:
+def _tell(report: socket.socket, *fields: str | int, fds: tuple[int, ...] = ()) -> None:
     try:
-        wire.send(report, *fields)
-    except (BrokenPipeError, ConnectionError):
+        wire.send(report, *fields, fds=fds)
+    except ConnectionError:
         # The supervisor has hung up, and the next look at the socket says so.
         pass
 

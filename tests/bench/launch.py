@@ -85,12 +85,16 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contestant:
-    """A whole command, the worker that times it, and its times in seconds."""
+    """A whole command, the worker that times it, and its times in seconds.
+
+    `cpu` is that of the process and of what it waited for, without systemd's own.
+    """
 
     name: str
     argv: list[str]
     worker: Worker
     times: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -141,17 +145,25 @@ def contestants(sdbox: str, outside: Worker, inside: Worker) -> list[Contestant]
 def compare_commands(contestants: list[Contestant], runs: int) -> float:
     """Time them in turns, print the table, return the ratio of the full box to bwrap's."""
     for contestant in contestants * (runs + 1):
-        contestant.times.append(contestant.worker.ask("seconds", contestant.argv))
+        taken, cpu = contestant.worker.ask("seconds", contestant.argv)
+        contestant.times.append(taken)
+        contestant.cpu.append(cpu)
+    for contestant in contestants:
+        # These have warmed the caches.
+        del contestant.times[0], contestant.cpu[0]
     by_kind = {contestant.name: contestant for contestant in contestants}
     bwrap = by_kind["systemd-run --scope bwrap, same box"].median
-    _heading(f"Whole commands, {runs} runs in turns", "median ms", "min", "p90", "x bwrap")
+    _heading(f"Whole commands, {runs} runs in turns", "median ms", "min", "p90", "CPU", "x bwrap")
     for contestant in contestants:
-        # The first of each has warmed the caches.
-        del contestant.times[0]
         times = sorted(contestant.times)
-        median, low, high = contestant.median, times[0], times[int(len(times) * 0.9)]
-        _row(contestant.name, *(f"{t * 1000:.1f}" for t in (median, low, high)))
-        print(f"{median / bwrap:>10.2f}")
+        figures = (
+            contestant.median,
+            times[0],
+            times[int(len(times) * 0.9)],
+            statistics.median(contestant.cpu),
+        )
+        ratio = f"{contestant.median / bwrap:.2f}"
+        _row(contestant.name, *(f"{figure * 1000:.1f}" for figure in figures), ratio)
     return by_kind["sdbox run, full box"].median / bwrap
 
 
@@ -175,7 +187,6 @@ def compare_rates(outside: Worker, inside: Worker, rounds: int) -> list[float]:
     _heading("Launches a second, jobs in flight:", *map(str, IN_FLIGHT))
     for name, values in columns.items():
         _row(name, *(f"{value:.{2 if value < 10 else 0}f}" for value in values))
-        print()
     return shares
 
 
@@ -192,7 +203,6 @@ def compare_memory(sdbox: str, outside: Worker) -> tuple[int, float]:
         ("each job more", more),
     ):
         _row(name, f"{value / 2**20:.1f}")
-        print()
     return one, more
 
 
@@ -216,8 +226,7 @@ def judge(times_bwrap: float, shares: list[float], one: int, more: float) -> Non
         ("MiB for one job", "<= 25", f"{one / 2**20:.1f}", one <= MOST_FOR_ONE),
         ("MiB for each more", "<= 3", f"{more / 2**20:.2f}", more <= MOST_FOR_EACH_MORE),
     ):
-        _row(name, target, reached)
-        print("      yes" if good else "       NO")
+        _row(name, target, reached, "yes" if good else "NO")
 
 
 def main() -> None:
@@ -268,11 +277,10 @@ def _program(name: str) -> str:
 def _heading(title: str, *columns: str) -> None:
     print()
     _row(title, *columns)
-    print()
 
 
 def _row(name: str, *cells: str) -> None:
-    print(f"{name:<66}", *(f"{cell:>10}" for cell in cells), end="", flush=True)
+    print(f"{name:<66}", *(f"{cell:>10}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

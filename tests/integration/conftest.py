@@ -34,6 +34,12 @@ class Site:
         """What to put before a command for it to run in the manager's namespaces."""
         return [] if self.pid is None else ["nsenter", f"--target={self.pid}", *options, "--"]
 
+    def inner_pid(self, pid: int) -> int:
+        """A process's PID as the manager has it."""
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("NSpid:"))
+        return int(line.split()[-1])
+
     def systemctl(self, *arguments: str) -> str:
         command = [*self.enter("--all"), "systemctl", *arguments]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -89,12 +95,33 @@ def spawn(site: Site) -> Iterator[Callable[..., Inside]]:
             Path(site.launch_cgroup, "cgroup.procs").write_text(str(pid))
         process.stdin.write("\n")
         process.stdin.flush()
-        return Inside(pid=pid, inner_pid=_inner_pid(pid))
+        return Inside(pid=pid, inner_pid=site.inner_pid(pid))
 
     yield start
     for process, pidfd in started:
         _kill(pidfd)
         process.communicate()
+
+
+@pytest.fixture
+def own_bus(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A bus for this test alone: its address and its daemon."""
+    address = f"unix:path={tmp_path}/bus"
+    configuration = tmp_path / "bus.conf"
+    configuration.write_text(
+        f"<busconfig><listen>{address}</listen><policy context='default'><allow user='*'/>"
+        "<allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/>"
+        "</policy><limit name='max_replies_per_connection'>128</limit></busconfig>"
+    )
+    daemon = subprocess.Popen(
+        ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address"],
+        stdout=subprocess.PIPE,
+    )
+    assert daemon.stdout is not None
+    daemon.stdout.readline()
+    yield address, daemon
+    daemon.kill()
+    daemon.communicate()
 
 
 @pytest.fixture
@@ -107,12 +134,6 @@ async def manager(site: Site) -> AsyncIterator[Manager]:
 def _only_child(pid: int) -> int:
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)
-
-
-def _inner_pid(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("NSpid:"))
-    return int(line.split()[-1])
 
 
 def _kill(pidfd: int) -> None:

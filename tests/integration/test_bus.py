@@ -405,27 +405,6 @@ def read_hello(sock: socket.socket) -> None:
         data += sock.recv(4096)
 
 
-@pytest.fixture
-def own_bus(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A bus for this test alone: its address and its daemon."""
-    address = f"unix:path={tmp_path}/bus"
-    configuration = tmp_path / "bus.conf"
-    configuration.write_text(
-        f"<busconfig><listen>{address}</listen><policy context='default'><allow user='*'/>"
-        "<allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/>"
-        "</policy><limit name='max_replies_per_connection'>128</limit></busconfig>"
-    )
-    daemon = subprocess.Popen(
-        ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address"],
-        stdout=subprocess.PIPE,
-    )
-    assert daemon.stdout is not None
-    daemon.stdout.readline()
-    yield address, daemon
-    daemon.kill()
-    daemon.communicate()
-
-
 async def test_the_bus_goes_away(own_bus: tuple[str, subprocess.Popen[bytes]]) -> None:
     address, daemon = own_bus
     bus = await Bus.connect(address, timeout=SECONDS)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 BUSYBOX = shutil.which("busybox", path="/bin:/usr/bin")
-APPLETS = "sh ls cat echo df grep id ip mkdir mount pwd readlink stat touch true".split()
+APPLETS = ("cat", "echo", "grep", "ls", "pwd", "sh", "touch", "true")
 
 
 @pytest.fixture
@@ -144,7 +144,9 @@ def test_the_root_holds_against_dotdot(sdbox: Sdbox, root: Path) -> None:
 
 
 def test_a_root_has_the_api_file_systems(sdbox: Sdbox, root: Path) -> None:
-    script = "echo x > /dev/null && ls -A /sys/kernel > /dev/null && cat /proc/self/comm; ls -A /run"
+    script = (
+        "echo x > /dev/null && ls -A /sys/kernel > /dev/null && cat /proc/self/comm; ls -A /run"
+    )
     done = sdbox.sh(script, f"--root={root}")
     assert (done.status, done.out, done.err) == (0, "cat\n", "")
 
@@ -167,11 +169,12 @@ def test_a_job_in_a_root_starts_at_its_top(sdbox: Sdbox, root: Path, tmp_path: P
 
 
 def test_a_program_is_looked_for_in_the_root(sdbox: Sdbox, root: Path) -> None:
-    (root / "bin/only-inside").symlink_to("busybox")
-    done = sdbox.run(f"--root={root}", "--", "/usr/bin/env")
-    assert done.status == 127
-    done = sdbox.run(f"--root={root}", "--", "sh", "-c", "exit 6")
-    assert done.status == 6
+    script = root / "bin/only-inside"
+    script.write_text("#!/bin/sh\nexit 6\n")
+    script.chmod(0o755)
+    assert sdbox.run(f"--root={root}", "--", "only-inside").status == 6
+    # It is outside only.
+    assert sdbox.run(f"--root={root}", "--", "/usr/bin/env").status == 127
 
 
 def test_a_root_and_all_the_rest(sdbox: Sdbox, root: Path) -> None:
@@ -222,9 +225,7 @@ def test_binds_without_a_root(sdbox: Sdbox, tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "from/file").write_text("bound")
     (tmp_path / "to").mkdir()
-    done = sdbox.run(
-        f"--bind-ro={tmp_path}/from:{tmp_path}/to", "--", "cat", f"{tmp_path}/to/file"
-    )
+    done = sdbox.run(f"--bind-ro={tmp_path}/from:{tmp_path}/to", "--", "cat", f"{tmp_path}/to/file")
     assert done.out == "bound"
     assert list((tmp_path / "to").iterdir()) == []
 
@@ -237,7 +238,7 @@ def test_a_file_can_be_bound(sdbox: Sdbox, root: Path, tmp_path: Path) -> None:
     assert done.out == "bound"
 
 
-@pytest.mark.parametrize("odd", ["a b", 'q"u\'o', "co:lon", "com,ma", "back\\slash", "nl\n", "ü"])
+@pytest.mark.parametrize("odd", ["a b", "q\"u'o", "co:lon", "com,ma", "back\\slash", "nl\n", "ü"])
 def test_odd_paths_can_be_bound(sdbox: Sdbox, root: Path, tmp_path: Path, odd: str) -> None:
     source = tmp_path / odd
     source.mkdir()
@@ -330,11 +331,9 @@ def namespace(sdbox: Sdbox, kind: str, *options: str) -> str:
     return sdbox.run(*options, "--", "readlink", f"/proc/self/ns/{kind}").out.strip()
 
 
-@pytest.mark.parametrize(
-    ("kind", "option"), [("ipc", "--private-ipc"), ("net", "--network=none")]
-)
+@pytest.mark.parametrize(("kind", "option"), [("ipc", "--private-ipc"), ("net", "--network=none")])
 def test_a_namespace_of_its_own_if_asked_for(sdbox: Sdbox, kind: str, option: str) -> None:
-    ours = os.readlink(f"/proc/self/ns/{kind}")  # noqa: PTH115
+    ours = os.readlink(f"/proc/self/ns/{kind}")
     assert namespace(sdbox, kind) == ours
     assert namespace(sdbox, kind, option) not in ("", ours)
 
@@ -381,7 +380,7 @@ def test_the_network_is_the_machines_otherwise(sdbox: Sdbox) -> None:
 # --- credentials and limits
 
 
-def identity(sdbox: Sdbox, *options: str, **popen: object) -> dict[str, list[int]]:
+def identity(sdbox: Sdbox, *options: str, **popen: Any) -> dict[str, list[int]]:
     """Uid, Gid and Groups of a job's payload, by /proc."""
     status = sdbox.run(*options, "--", "cat", "/proc/self/status", **popen).out
     lines = (line.split(":") for line in status.splitlines())
@@ -451,7 +450,7 @@ def test_a_user_with_an_isolated_box(sdbox: Sdbox) -> None:
 
 def test_a_user_can_not_reach_init(sdbox: Sdbox) -> None:
     """Neither by signals nor by ptrace, which would be the box's own privileges."""
-    script = 'kill -KILL $PPID 2> /dev/null; cat /proc/$PPID/environ 2> /dev/null || echo shut'
+    script = "kill -KILL $PPID 2> /dev/null; cat /proc/$PPID/environ 2> /dev/null || echo shut"
     done = sdbox.sh(script, "--user=nobody")
     assert (done.status, done.out) == (0, "shut\n")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sdbox import systemd
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
 from sdbox.manager import MINIMUM_VERSION, Manager
@@ -19,6 +20,7 @@ from sdbox.systemd import SYSTEMD
 from sdbox.translate import UnitProperty
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Coroutine
 
     from tests.integration.conftest import Inside, Site
@@ -206,6 +208,35 @@ async def test_destroy_takes_what_forks(
     assert not await manager.exists(unit)
 
 
+async def test_destroy_takes_a_scope_that_never_had_a_process(
+    manager: Manager, site: Site, spawn: Spawn
+) -> None:
+    parent = spawn("sleep 0 & exec sleep 600")
+    zombie = await asyncio.to_thread(dead_child, parent.pid)
+    unit = new_unit()
+    try:
+        await manager.start_scope(unit, [], pids=[site.inner_pid(zombie)])
+    except (ManagerRefused, LaunchFailed):
+        # A systemd that looks at what it is given.
+        assert not await manager.exists(unit)
+        return
+    with await cgroup_of(manager, site, unit) as cgroup:
+        assert cgroup.processes() == []
+    await manager.destroy(unit, timeout=SOON)
+    assert not await manager.exists(unit)
+
+
+def dead_child(parent: int) -> int:
+    """Wait for a process to have a child that is dead, and not to be reaped by it."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] == "Z" and Path(f"/proc/{parent}/comm").read_text() == "sleep\n":
+                return int(child)
+    raise AssertionError("no dead child")
+
+
 async def test_units_that_are_not_there(manager: Manager) -> None:
     unit = new_unit()
     assert not await manager.exists(unit)
@@ -287,3 +318,12 @@ async def test_scopes_while_the_manager_executes_itself_anew(
     await anew
     await asyncio.gather(*(manager.destroy(unit) for unit in units))
     assert all(ended(process) for process in processes)
+
+
+async def test_a_bus_without_systemd(
+    own_bus: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "_APPEAR_SECONDS", SHORT)
+    with pytest.raises(ManagerUnavailable) as caught:
+        await Manager.connect(own_bus[0], timeout=SECONDS)
+    assert "systemd" in caught.value.hint

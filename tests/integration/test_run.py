@@ -42,7 +42,12 @@ def test_a_whole_job(sdbox: Sdbox, job_site: Site) -> None:
     pid, *listed = done.out.split()
     assert pid in ("1", "2")
     assert listed == ["/tmp:", "/var/tmp:"]
-    assert done.stderr == b""
+    if "memory" in job_site.controllers:
+        assert done.stderr == b""
+    else:
+        # What is kept less well than by the kernel is said, and nothing else.
+        assert done.err.startswith("sdbox: MemoryMax: ")
+        assert done.err.count("\n") == 1
     account = done.account
     assert account["job"] == done.id
     assert account["unit"] == f"sdbox-{done.id}.scope"
@@ -427,7 +432,11 @@ def test_the_payload_keeps_what_a_child_keeps(sdbox: Sdbox, tmp_path: Path) -> N
     expect = 'umask 027; ulimit -S -n 100; ulimit -c 0; exec nice -n 3 "$0" "$@"'
     command = [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "sh", "-c", script]
     done = subprocess.run(
-        ["sh", "-c", expect, *command], capture_output=True, check=True, cwd=tmp_path, timeout=SECONDS
+        ["sh", "-c", expect, *command],
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=SECONDS,
     )
     nice = os.nice(0) + 3
     assert done.stdout.decode().split() == [str(tmp_path), "0027", str(nice), "100", "0", "0"]
@@ -436,9 +445,9 @@ def test_the_payload_keeps_what_a_child_keeps(sdbox: Sdbox, tmp_path: Path) -> N
 def test_the_payload_is_in_the_callers_process_group_and_session(sdbox: Sdbox) -> None:
     job = sdbox.start_sh("echo up; read line")
     job.line()
-    pids = sdbox.members(job.id)
-    assert {os.getpgid(pid) for pid in pids} == {os.getpgid(job.pid)}
-    assert {os.getsid(pid) for pid in pids} == {os.getsid(job.pid)}
+    _, payload = sdbox.members(job.id)
+    assert os.getpgid(payload) == os.getpgid(job.pid)
+    assert os.getsid(payload) == os.getsid(job.pid)
     job.send(b"\n")
     job.end()
 
@@ -446,14 +455,17 @@ def test_the_payload_is_in_the_callers_process_group_and_session(sdbox: Sdbox) -
 def test_a_working_directory_that_was_removed(sdbox: Sdbox, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    command = [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "true"]
-    script = 'rmdir "$PWD"; exec "$0" "$@"'
+    command = [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "pwd"]
     done = subprocess.run(
-        ["sh", "-c", script, *command], capture_output=True, check=False, cwd=gone, timeout=SECONDS
+        ["sh", "-c", 'rmdir "$PWD"; exec "$0" "$@"', *command],
+        capture_output=True,
+        check=True,
+        cwd=gone,
+        timeout=SECONDS,
     )
-    assert done.returncode == 125
+    assert done.stdout == b"/\n"
+    assert done.stderr.startswith(b"sdbox: the working directory ")
     assert done.stderr.count(b"\n") == 1
-    assert b"WorkingDirectory" in done.stderr
 
 
 def test_chdir(sdbox: Sdbox, tmp_path: Path) -> None:

@@ -123,9 +123,7 @@ def terminal(sdbox: Sdbox) -> Iterator[Callable[..., Terminal]]:
         terminal.close()
 
 
-BOXES = pytest.mark.parametrize(
-    "options", [(), ("--pid-namespace",)], ids=["plain", "own-pids"]
-)
+BOXES = pytest.mark.parametrize("options", [(), ("--pid-namespace",)], ids=["plain", "own-pids"])
 
 
 @BOXES
@@ -205,32 +203,69 @@ def test_the_end_of_input(terminal: Callable[..., Terminal]) -> None:
     assert screen.wait() == 6
 
 
+@pytest.fixture
+def outer_shell(terminal: Callable[..., Terminal], sdbox: Sdbox) -> Callable[..., Terminal]:
+    """An interactive shell, and a job in its foreground."""
+
+    def start(*options: str) -> Terminal:
+        screen = terminal("bash", "--norc", "--noprofile", "-i")
+        screen.expect(PROMPT)
+        # By a file, since a line with the whole command would be wrapped.
+        script = Path(sdbox.directory, "job")
+        words = [*sdbox.command, "run", f"--id={sdbox.ids[-1]}", *options]
+        script.write_text("#!/bin/sh\necho begun\nexec " + " ".join(map(_quoted, words)) + "\n")
+        script.chmod(0o755)
+        screen.type(f"{script}\n")
+        screen.expect("begun\r\n")
+        return screen
+
+    return start
+
+
 @BOXES
-def test_a_stop_and_fg_from_the_outer_shell(
-    terminal: Callable[..., Terminal], sdbox: Sdbox, options: tuple[str, ...]
-) -> None:
-    screen = terminal("bash", "--norc", "--noprofile", "-i")
-    screen.expect(PROMPT)
-    # By a file, since a line with the whole command would be wrapped.
-    script = Path(sdbox.directory, "job")
-    words = [*sdbox.command, "run", f"--id={sdbox.ids[-1]}", *options, "--", "cat"]
-    script.write_text("#!/bin/sh\necho begun\nexec " + " ".join(map(_quoted, words)) + "\n")
-    script.chmod(0o755)
-    screen.type(f"{script}\n")
-    screen.expect("begun\r\n")
+def test_a_stop_and_fg(outer_shell: Callable[..., Terminal], options: tuple[str, ...]) -> None:
+    screen = outer_shell(*options, "--", "cat")
     screen.type("one\n")
     screen.expect("one\r\none\r\n")
-    screen.type(STOP)
-    screen.expect("Stopped")
-    screen.expect(PROMPT)
-    screen.type("fg\n")
-    screen.expect(f"{script}\r\n")
-    screen.type("two\n")
-    screen.expect("two\r\ntwo\r\n")
+    for line in ("two", "three"):
+        screen.type(STOP)
+        screen.expect("Stopped")
+        screen.expect(PROMPT)
+        screen.type("fg\n")
+        screen.expect("/job\r\n")
+        screen.type(f"{line}\n")
+        screen.expect(f"{line}\r\n{line}\r\n")
     screen.type(END)
     screen.expect(PROMPT)
     screen.type("echo status $?; exit 0\n")
     screen.expect("status 0\r\n")
+    assert screen.wait() == 0
+
+
+def test_a_payload_that_stops_itself(outer_shell: Callable[..., Terminal]) -> None:
+    """The shell sees sdbox stopped, as it would see the payload."""
+    screen = outer_shell("--", "sh", "-c", "kill -STOP $$; echo con''tinued")
+    screen.expect("Stopped")
+    screen.expect(PROMPT)
+    screen.type("fg\n")
+    screen.expect("continued\r\n")
+    screen.expect(PROMPT)
+    screen.type("exit 0\n")
+    assert screen.wait() == 0
+
+
+def test_a_payload_that_minds_a_stop(outer_shell: Callable[..., Terminal]) -> None:
+    """It goes on, and sdbox as well."""
+    script = "trap 'echo no' TSTP; echo up; while read line; do echo $line; done; exit 4"
+    screen = outer_shell("--", "bash", "-c", script)
+    screen.expect("up\r\n")
+    screen.type(STOP)
+    screen.expect("no\r\n")
+    screen.type("text\n")
+    screen.expect("text\r\ntext\r\n")
+    screen.type(INTERRUPT)
+    screen.expect(PROMPT)
+    screen.type("exit 0\n")
     assert screen.wait() == 0
 
 
@@ -273,7 +308,9 @@ def test_the_terminal_is_given_back_after_a_kill(
 def test_a_job_in_the_background_leaves_the_terminal_alone(
     terminal: Callable[..., Terminal],
 ) -> None:
-    screen = terminal("bash", "--norc", "--noprofile", "-ic", '"$@" & wait; echo end', "x", "{sdbox}", "--", "true")
+    script = '"$@" & wait; echo end'
+    shell = ("bash", "--norc", "--noprofile", "-ic", script, "bash")
+    screen = terminal(*shell, "{sdbox}", "--", "true")
     screen.expect("end\r\n")
     assert screen.wait() == 0
 

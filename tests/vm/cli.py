@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,24 +16,44 @@ from . import cache, image, order, report, tier
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+RESULTS = cache.directory() / "results"
 _FAILED = 125
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     options = _parser().parse_args(arguments)
+    # As ^C does: what is under way is ended and cleaned up first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        status: int = options.run(options)
+        return _attempt(options.run, options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _attempt(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    try:
+        return verb(options)
     except SdboxError as error:
         print(f"tests/vm/run: {error}", file=sys.stderr)
         return _FAILED
-    return status
 
 
 def _build(options: argparse.Namespace) -> int:
     built = image.build()
     print(built.root, built.layer, built.disk(), sep="\n")
     return 0
+
+
+def _all(options: argparse.Namespace) -> int:
+    for name in tier.TIERS:
+        options.tier, options.arguments = name, []
+        options.output = options.results / name
+        # Whatever becomes of one, the report tells, and the others are tried.
+        _attempt(_suite, options)
+    options.tiers += [f"{name}={options.results / name}" for name in tier.TIERS]
+    return _report(options)
 
 
 def _suite(options: argparse.Namespace) -> int:
@@ -53,7 +73,7 @@ def _shell(options: argparse.Namespace) -> int:
 def _boot(
     options: argparse.Namespace, write: Callable[[Path], None], *, interactive: bool = False
 ) -> int:
-    output = options.output or cache.directory() / "results" / options.tier
+    output = options.output or RESULTS / options.tier
     return tier.carry_out(
         options.tier,
         write,
@@ -80,28 +100,38 @@ def _parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("image", help="build what both tiers boot, and print where it is")
     build.set_defaults(run=_build)
-    for name in tier.TIERS:
-        suite = _booting(commands.add_parser(name, help=tier.TIERS[name]))
+
+    for name, about in tier.TIERS.items():
+        suite = _booting(commands.add_parser(name, help=f"test in {about}"))
         suite.add_argument("arguments", nargs="*", metavar="PYTEST-ARGUMENT")
         suite.set_defaults(run=_suite, tier=name)
-    command = _booting(commands.add_parser("exec", help="run one command in a tier, as root"))
-    command.add_argument("tier", choices=tier.TIERS)
-    command.add_argument("arguments", nargs="+", metavar="WORD")
-    command.set_defaults(run=_exec)
-    shell = _booting(commands.add_parser("shell", help="a root shell in a tier"))
-    shell.add_argument("tier", choices=tier.TIERS)
-    shell.set_defaults(run=_shell)
+
+    every = _booting(commands.add_parser("all", help="test in each, and sum up"), output=False)
+    every.add_argument("--results", type=Path, default=RESULTS, metavar="DIRECTORY")
+    every.add_argument("tiers", nargs="*", metavar="TIER=DIRECTORY|FILE.xml")
+    every.set_defaults(run=_all)
+
     merge = commands.add_parser("report", help="sum up the results of several tiers")
     merge.add_argument("tiers", nargs="+", metavar="TIER=DIRECTORY|FILE.xml")
     merge.set_defaults(run=_report)
+
+    command = _booting(commands.add_parser("exec", help="run one command, as root"))
+    command.add_argument("tier", choices=tier.TIERS)
+    command.add_argument("arguments", nargs="+", metavar="WORD")
+    command.set_defaults(run=_exec)
+
+    shell = _booting(commands.add_parser("shell", help="a root shell"))
+    shell.add_argument("tier", choices=tier.TIERS)
+    shell.set_defaults(run=_shell)
     return parser
 
 
-def _booting(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _booting(parser: argparse.ArgumentParser, *, output: bool = True) -> argparse.ArgumentParser:
     """Add what can be said of every boot."""
-    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where results go")
+    if output:
+        parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where results go")
     parser.add_argument("--seconds", type=float, help="how long it may take, boot included")
     parser.add_argument("--accelerator", choices=("auto", "kvm", "tcg"), default="auto")
-    parser.add_argument("--processors", type=int, default=min(os.cpu_count() or 2, 4))
+    parser.add_argument("--processors", type=int, default=2, help="the vm's")
     parser.add_argument("--memory", default="2G", help="the vm's")
     return parser

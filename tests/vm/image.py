@@ -43,13 +43,17 @@ PACKAGES = (
     "python3",
     "python3-venv",
 )
-# What the tests of a root, and of systemd's own machinery, can do without.
+# The terminal is the order's. The rest would take processor time away from what is measured.
 MASKED = (
+    "serial-getty@ttyS0.service",
+    "getty@tty1.service",
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
+    "e2scrub_reap.service",
     "fstrim.timer",
+    "systemd-networkd.service",
 )
 FILES = {
     "etc/hostname": "sdbox-test\n",
@@ -73,7 +77,7 @@ mount -t tmpfs tmpfs "$root/tmp"
 mount --bind "$layer/opt/sdbox" "$root/opt/sdbox"
 chroot "$root" python3 -m venv /opt/sdbox/venv
 chroot "$root" /opt/sdbox/venv/bin/pip install --quiet --no-index \
-    --find-links /opt/sdbox/wheels "$@"
+    --find-links=/opt/sdbox/wheels "$@"
 """
 _MAKE_DISK = """
 mount --bind "$layer/opt/sdbox" "$root/opt/sdbox"
@@ -123,7 +127,7 @@ def build() -> Image:
 
 def tools() -> Path:
     """Return a Python of this machine that has pip, and what builds sdbox's wheel."""
-    needed = _pyproject()["build-system"]["requires"]
+    needed = _build_requirements()
     return cache.entry(f"tools-{cache.key(needed)}", partial(_make_tools, needed)) / "bin/python"
 
 
@@ -132,37 +136,44 @@ def _make_root(place: Path) -> None:
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", *options]
     sources = debian.sources(SUITE)
     run([*APART, *command, SUITE, place, *sources], seconds=ROOT_SECONDS)
+    _configure(place)
+
+
+def _configure(root: Path) -> None:
     # How this machine reaches an archive is nothing to the root.
     for name in ("apt.conf.d/99mmdebstrap", "sources.list"):
-        (place / "etc/apt" / name).unlink(missing_ok=True)
+        (root / "etc/apt" / name).unlink(missing_ok=True)
     for path, text in FILES.items():
-        (place / path).write_text(text)
+        (root / path).write_text(text)
     for path, name in PROGRAMS.items():
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(GUEST / name, place / path)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(GUEST / name, root / path)
     for unit in MASKED:
-        (place / "etc/systemd/system" / unit).symlink_to("/dev/null")
-    (place / "opt/sdbox").mkdir()
+        (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    (root / "opt/sdbox").mkdir()
+    # systemd-update-done.service(8): or each boot would bring /etc and /var up to date with /usr.
+    for path in ("etc/.updated", "var/.updated"):
+        (root / path).touch()
 
 
 def _layer(root: Path) -> Path:
     requirements = _requirements()
-    name = cache.key(root.name, requirements, _MAKE_VENV)
+    name = cache.key(root.name, requirements, _build_requirements(), _MAKE_VENV)
     make = partial(_make_layer, tools(), root, requirements)
     return cache.entry(f"python-{name}", make)
 
 
 def _make_layer(python: Path, root: Path, requirements: list[str], place: Path) -> None:
+    # They stay: with them, pip installs without a network, as tests of installing do.
     wheels = place / "opt/sdbox/wheels"
     wheels.mkdir(parents=True)
     download = ["pip", "download", "--quiet", "--only-binary=:all:", f"--dest={wheels}"]
     run(
-        [*WITH_US, python, "-m", *download, *_target(), *requirements],
+        [*WITH_US, python, "-m", *download, *_target(), *requirements, *_build_requirements()],
         seconds=PYTHON_SECONDS,
     )
     script = _shell(_MAKE_VENV, root=root, layer=place)
     run([*script, *requirements], seconds=PYTHON_SECONDS)
-    shutil.rmtree(wheels)
 
 
 def _make_tools(needed: list[str], place: Path) -> None:
@@ -182,6 +193,11 @@ def _requirements() -> list[str]:
     project = _pyproject()["project"]
     tests = project["optional-dependencies"]["test"]
     return [*project["dependencies"], *(one for one in tests if not one.startswith(NOT_NEEDED))]
+
+
+def _build_requirements() -> list[str]:
+    requirements: list[str] = _pyproject()["build-system"]["requires"]
+    return requirements
 
 
 def _pyproject() -> dict[str, Any]:

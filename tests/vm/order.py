@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import tarfile
 import tempfile
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _SECONDS = 120.0
 _SUITE = ("sh", "checkout/tests/vm/guest/suite")
 # A shell on the machine's terminal, which as a controlling terminal gives job control and ^C.
-_SHELL = "exec env TERM=linux setsid --ctty --wait bash -l <>/dev/ttyS0 >&0 2>&1"
+_SHELL = "exec env TERM={} setsid --ctty --wait bash -l <>/dev/ttyS0 >&0 2>&1"
 
 
 def suite(place: Path, arguments: Sequence[str]) -> None:
@@ -36,7 +37,8 @@ def command(place: Path, words: Sequence[str]) -> None:
 
 def shell(place: Path) -> None:
     """Order a shell on the machine's terminal."""
-    _write(place, f"cd checkout\n{_SHELL}", _checkout())
+    program = _SHELL.format(shlex.quote(os.environ.get("TERM", "dumb")))
+    _write(place, f"cd checkout\n{program}", _checkout())
 
 
 def _checkout() -> dict[str, Path]:

@@ -27,8 +27,13 @@ _ALWAYS = (
     *("-nodefaults", "-no-user-config", "-no-reboot"),
     *("-display", "none", "-serial", "stdio", "-nic", "none"),
 )
-# A kernel that can't go on ends the machine, and its log says why.
-_KERNEL = "root=/dev/vda rw console=ttyS0 panic=-1 quiet systemd.show_status=no"
+# A kernel that can't go on ends the machine, and its log says why. systemd would ask a terminal
+# that is not dumb about itself, and the answers would be typed at the shell that we run in.
+_KERNEL = (
+    "root=/dev/vda rw console=ttyS0 panic=-1 quiet systemd.show_status=no TERM=dumb"
+    # There is nobody to protect in it from anybody.
+    " mitigations=off"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

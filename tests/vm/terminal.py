@@ -59,8 +59,14 @@ class Terminal:
             if pidfd in ready:
                 return
             if not ready.isdisjoint(self._keyboard()):
-                os.write(self._master, os.read(sys.stdin.fileno(), _BLOCK))
+                self._type(poll)
         raise TierFailed("The machine did not end in time", hint=f"See {self._log.name}")
+
+    def _type(self, poll: select.poll) -> None:
+        if keys := os.read(sys.stdin.fileno(), _BLOCK):
+            os.write(self._master, keys)
+        else:
+            poll.unregister(sys.stdin)
 
     def _keyboard(self) -> tuple[int, ...]:
         return (sys.stdin.fileno(),) if self._interactive else ()

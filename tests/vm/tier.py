@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 Accelerator = Literal["auto", "kvm", "tcg"]
 
 TIERS = {
-    "lab": "systemd as PID 1 of namespaces, at native speed, on this machine's kernel",
-    "vm": "systemd as a machine's PID 1, on Debian's kernel with every controller, in QEMU",
+    "lab": "namespaces: native speed, this machine's kernel and what controllers it has",
+    "vm": "QEMU: Debian's own kernel, with every controller",
 }
 # Paths and options of pytest's.
 SUITES = {
@@ -31,6 +30,8 @@ SUITES = {
 }
 # Emulation may be ten times slower than what the tests' own time-outs were chosen for.
 PYTEST_OPTIONS = {"lab": (), "vm": ("--override-ini=timeout=900",)}
+# What a tier leaves: the first two the tests, the others the machine.
+RESULTS = ("junit.xml", "facts", "status", "journal.txt", "console.log")
 SECONDS = {"lab": 900.0, "vm": 5400.0}
 _RESULTS_BYTES = 64 << 20
 _UNPACK_SECONDS = 60.0
@@ -56,8 +57,9 @@ def carry_out(
 ) -> int:
     """Boot the tier for one order; return its exit status. Its results go to `output`."""
     machine = _lab() if name == "lab" else _vm(hardware)
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
+    for stale in RESULTS:
+        (output / stale).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         place, results = Path(directory, "order"), Path(directory, "results")
         write_order(place)
@@ -93,8 +95,8 @@ def _vm(hardware: Hardware) -> qemu.Machine:
 
 def _unpack(results: Path, output: Path) -> None:
     """Take what the machine has left, a tar of the directory `results`, out of its disk."""
-    command = ["tar", "-x", "-f", results, "-C", output, "--strip-components=1", "--no-same-owner"]
-    run(command, seconds=_UNPACK_SECONDS)
+    unpack = ("tar", "--extract", "--strip-components=1", "--no-same-owner")
+    run([*unpack, f"--file={results}", f"--directory={output}"], seconds=_UNPACK_SECONDS)
 
 
 def _status(output: Path) -> int:

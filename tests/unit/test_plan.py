@@ -1,0 +1,408 @@
+"""From a box and a host to what will be done, or to why it will not."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sdbox.box import Box
+from sdbox.directives import DIRECTIVES
+from sdbox.errors import InvalidDirective, Unenforceable
+from sdbox.host import Host
+from sdbox.plan import (
+    Caller,
+    Plan,
+    check_id,
+    check_version,
+    keeper,
+    make_plan,
+    new_id,
+    properties_for,
+    slice_path,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sdbox.users import Credentials
+
+GIB = 1 << 30
+ALL = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
+NONE: frozenset[str] = frozenset()
+CALLER = Caller(environment={b"PATH": b"/bin"}, working_directory="/home", home="/root")
+
+# One value for each directive that a controller keeps, and who keeps it where that is missing.
+LIMITED = {
+    "MemoryMax": ("1G", "watch"),
+    "MemoryHigh": ("1G", None),
+    "MemorySwapMax": ("1G", None),
+    "TasksMax": ("10", "watch"),
+    "CPUQuota": ("50%", None),
+    "CPUWeight": ("10", None),
+    "AllowedCPUs": ("0", None),
+    "IOReadBandwidthMax": ("/ 1M", None),
+    "IOWriteBandwidthMax": ("/ 1M", None),
+}
+# The others, and who keeps them everywhere.
+UNLIMITED = {
+    "RuntimeMaxSec": ("1h", "manager"),
+    "KillSignal": ("SIGINT", "manager"),
+    "TimeoutStopSec": ("5s", "manager"),
+    "OOMPolicy": ("continue", "manager"),
+    "Slice": ("batch.slice", "manager"),
+    "Description": ("a job", "manager"),
+    "CPUTimeMaxSec": ("10s", "watch"),
+    "CPUAffinity": ("0", "kernel"),
+    "PrivateTmp": ("yes", "kernel"),
+    "PrivatePIDs": ("yes", "kernel"),
+    "PrivateNetwork": ("yes", "kernel"),
+    "RootDirectory": ("/srv", "kernel"),
+    "WorkingDirectory": ("/srv", "kernel"),
+    "LimitNOFILE": ("64", "kernel"),
+    "Environment": ("A=1", "kernel"),
+    "NoNewPrivileges": ("yes", "kernel"),
+}
+
+
+def host(controllers: Iterable[str] = ALL) -> Host:
+    return Host(
+        manager="system",
+        controllers=frozenset(controllers),
+        memory_total_bytes=16 * GIB,
+        tasks_total=1000,
+    )
+
+
+def plan(
+    box: Box,
+    controllers: Iterable[str] = ALL,
+    *,
+    job: str = "a",
+    command: tuple[str, ...] = ("true",),
+    credentials: Credentials | None = None,
+) -> Plan:
+    return make_plan(
+        job=job,
+        command=command,
+        box=box,
+        host=host(controllers),
+        credentials=credentials,
+        caller=CALLER,
+    )
+
+
+def values(plan: Plan, version: int | None = None) -> dict[str, object]:
+    properties = plan.properties if version is None else properties_for(plan, version)
+    names = [one.name for one in properties]
+    assert len(names) == len(set(names)), "systemd would take the last one"
+    return {one.name: one.value for one in properties}
+
+
+def test_the_table_of_limits_is_whole() -> None:
+    assert {name for name, row in DIRECTIVES.items() if row.controller} == set(LIMITED)
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_limit_is_the_kernels_where_it_has_the_controller(name: str) -> None:
+    text, _ = LIMITED[name]
+    made = plan(Box.from_mapping({name: text}))
+    assert made.enforcement[name] == "kernel"
+    assert made.watched == {}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, kept) in LIMITED.items() if kept == "watch"])
+def test_a_limit_is_watched_where_sdbox_can(name: str) -> None:
+    text, _ = LIMITED[name]
+    made = plan(Box.from_mapping({name: text}), ALL - {str(DIRECTIVES[name].controller)})
+    assert made.enforcement == {name: "watch"}
+    assert made.watched == {name: made.box.directives[name]}
+    assert made.files == (), "nothing of it can be read back"
+
+
+@pytest.mark.parametrize("name", [name for name, (_, kept) in LIMITED.items() if kept is None])
+def test_a_limit_is_refused_where_nobody_keeps_it(name: str) -> None:
+    controller = DIRECTIVES[name].controller
+    box = Box.from_mapping({name: LIMITED[name][0]})
+    with pytest.raises(Unenforceable) as caught:
+        plan(box, ALL - {str(controller)})
+    assert str(caught.value) == (
+        f"{name}: this host has no {controller} controller for its units. "
+        f"Leave it out; `sdbox doctor` tells what keeps {controller} away"
+    )
+
+
+@pytest.mark.parametrize("name", UNLIMITED)
+@pytest.mark.parametrize("controllers", [ALL, NONE], ids=["all", "none"])
+def test_what_needs_no_controller_is_kept_everywhere(
+    name: str, controllers: frozenset[str]
+) -> None:
+    text, kept = UNLIMITED[name]
+    made = plan(Box.from_mapping({name: text}), controllers)
+    assert made.enforcement == {name: kept}
+    assert (name in made.watched) == (kept == "watch")
+
+
+@pytest.mark.parametrize("controllers", [ALL, NONE], ids=["all", "none"])
+def test_a_plan_says_for_each_directive_what_the_host_says(controllers: frozenset[str]) -> None:
+    texts = {name: text for name, (text, _) in (LIMITED | UNLIMITED).items()}
+    kept = {name: keeper(DIRECTIVES[name], host(controllers)) for name in texts}
+    box = Box.from_mapping({name: text for name, text in texts.items() if kept[name]})
+    enforcement = dict(plan(box, controllers).enforcement)
+    assert enforcement == {name: by for name, by in kept.items() if by}
+
+
+@pytest.mark.parametrize("name", ["MemoryMax", "MemoryHigh", "MemorySwapMax", "TasksMax"])
+@pytest.mark.parametrize("controllers", [ALL, NONE], ids=["all", "none"])
+def test_no_limit_is_kept_everywhere(name: str, controllers: frozenset[str]) -> None:
+    made = plan(Box.from_mapping({name: "infinity"}), controllers)
+    assert made.enforcement == {name: "kernel"}
+    assert made.watched == {}
+    # A file that is not there can't be read back.
+    assert [file.contents for file in made.files] == (["max"] if controllers else [])
+
+
+def test_no_limit_on_time_is_the_managers_to_keep() -> None:
+    assert plan(Box(RuntimeMaxSec="infinity"), NONE).enforcement == {"RuntimeMaxSec": "manager"}
+
+
+def test_what_is_read_back() -> None:
+    page = os.sysconf("SC_PAGE_SIZE")
+    box = Box(
+        MemoryMax=300 * page + 1,
+        TasksMax=7,
+        CPUQuota="50%",
+        CPUWeight="idle",
+        AllowedCPUs="0-2,4",
+        RuntimeMaxSec="1h",
+    )
+    assert {file.name: file.contents for file in plan(box).files} == {
+        "memory.max": str(300 * page),
+        "memory.swap.max": "0",
+        "pids.max": "7",
+        "cpu.max": "50000 100000",
+        "cpu.idle": "1",
+        "cpuset.cpus": "0-2,4",
+    }
+
+
+def test_no_swap_where_memory_is_limited_and_the_kernel_can_keep_it() -> None:
+    box = Box(MemoryMax="1G")
+    by_kernel, by_watch = plan(box), plan(box, ALL - {"memory"})
+    assert values(by_kernel)["MemorySwapMax"] == 0
+    assert by_kernel.enforcement == {"MemoryMax": "kernel", "MemorySwapMax": "kernel"}
+    assert "MemorySwapMax" not in values(by_watch)
+    assert by_watch.enforcement == {"MemoryMax": "watch"}
+    assert by_kernel.box == by_watch.box == box, "the box is what was asked for"
+    assert set(by_kernel.directives) == {"MemoryMax", "MemorySwapMax"}
+    assert set(by_watch.directives) == {"MemoryMax"}
+
+
+@pytest.mark.parametrize(
+    ("box", "swap"),
+    [
+        (Box(MemoryMax="1G", MemorySwapMax="2G"), 2 * GIB),
+        (Box(MemoryMax="1G", MemorySwapMax="infinity"), 2**64 - 1),
+        (Box(MemoryMax="infinity"), None),
+        (Box(MemoryHigh="1G"), None),
+        (Box(), None),
+    ],
+    ids=repr,
+)
+def test_swap_where_something_else_is_said(box: Box, swap: int | None) -> None:
+    assert values(plan(box)).get("MemorySwapMax") == swap
+
+
+def test_shares_are_of_this_host() -> None:
+    made = plan(Box(MemoryMax="25%", MemoryHigh="12.5%", TasksMax="10%"))
+    found = values(made)
+    assert (found["MemoryMax"], found["MemoryHigh"], found["TasksMax"]) == (4 * GIB, 2 * GIB, 100)
+
+
+def test_a_share_that_comes_to_nothing_is_refused() -> None:
+    with pytest.raises(InvalidDirective, match=r"TasksMax \(0.01%\)"):
+        plan(Box(TasksMax="0.01%"))
+
+
+def test_a_share_is_the_limit_of_the_plan() -> None:
+    assert plan(Box(MemoryMax="25%")).memory_limit_bytes == 4 * GIB
+    assert plan(Box(MemoryMax="25%"), NONE).watched == {"MemoryMax": 4 * GIB}
+
+
+def test_the_properties_of_an_empty_box() -> None:
+    made = plan(Box(), job="j1", command=("sh", "-c", "exit 7"))
+    assert [(one.name, one.signature, one.value) for one in made.properties] == [
+        ("Slice", "s", "sdbox.slice"),
+        ("Description", "s", "sdbox job j1: sh -c exit 7"),
+    ]
+    assert made.enforcement == {}
+    assert (made.unit, made.slice) == ("sdbox-j1.scope", "sdbox.slice")
+    assert made.cgroup == "/sdbox.slice/sdbox-j1.scope"
+
+
+def test_slice_and_description_of_a_box() -> None:
+    made = plan(Box(Slice="batch-night.slice", Description="nightly"))
+    found = values(made)
+    assert (found["Slice"], found["Description"]) == ("batch-night.slice", "nightly")
+    assert made.cgroup == "/batch.slice/batch-night.slice/sdbox-a.scope"
+
+
+def test_init_does_what_a_scope_refuses() -> None:
+    box = Box(PrivateTmp=True, RootDirectory="/srv", CPUAffinity=0, LimitNOFILE=9, Environment="A=")
+    assert set(values(plan(box))) == {"Slice", "Description"}
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("a", "b\nc\x1b[1m"), "sdbox job a: a b c\ufffd[1m"),
+        (("a\udcff", "ü"), "sdbox job a: a\ufffd ü"),
+        (("x" * 107,), "sdbox job a: " + "x" * 107),
+        (("x" * 108,), "sdbox job a: " + "x" * 106 + "…"),
+    ],
+    ids=["control", "not UTF-8", "longest", "longer"],
+)
+def test_a_description_is_one_printable_line(command: tuple[str, ...], expected: str) -> None:
+    assert values(plan(Box(), command=command))["Description"] == expected
+    assert len(expected) <= 120
+
+
+OUT_OF_MEMORY = [
+    (Box(MemoryMax="1G"), ALL, 252, None),
+    (Box(MemoryMax="1G"), ALL, 253, "kill"),
+    (Box(MemoryMax="1G"), ALL, 257, "kill"),
+    (Box(MemoryMax="1G"), NONE, 257, None),
+    (Box(MemoryMax="1G", OOMPolicy="stop"), ALL, 257, "stop"),
+    (Box(MemoryMax="1G", OOMPolicy="continue"), ALL, 257, "continue"),
+    (Box(OOMPolicy="continue"), NONE, 257, "continue"),
+    (Box(MemoryHigh="1G"), ALL, 257, None),
+    (Box(), ALL, 257, None),
+]
+
+
+@pytest.mark.parametrize(("box", "controllers", "version", "policy"), OUT_OF_MEMORY)
+def test_who_is_out_of_memory_ends(
+    box: Box, controllers: frozenset[str], version: int, policy: str | None
+) -> None:
+    made = plan(box, controllers)
+    found = values(made, version)
+    assert found.pop("OOMPolicy", None) == policy
+    rest = values(made)
+    rest.pop("OOMPolicy", None)
+    assert found == rest, "nothing else depends on the version"
+
+
+@pytest.mark.parametrize(
+    ("policy", "ends"), [(None, True), ("stop", True), ("kill", True), ("continue", False)]
+)
+def test_whether_a_job_is_over_when_it_is_out_of_memory(policy: str | None, ends: bool) -> None:
+    box = Box() if policy is None else Box(OOMPolicy=policy)
+    assert plan(box).ends_when_out_of_memory == ends
+
+
+@pytest.mark.parametrize(
+    ("box", "version"),
+    [
+        (Box(MemoryMax="1G", RuntimeMaxSec=1, Slice="a.slice"), 249),
+        (Box(OOMPolicy="kill"), 253),
+        (Box(CPUWeight="idle"), 252),
+        (Box(CPUWeight=100), 249),
+    ],
+    ids=repr,
+)
+def test_a_systemd_that_is_new_enough(box: Box, version: int) -> None:
+    check_version(plan(box), version)
+
+
+@pytest.mark.parametrize(
+    ("box", "name", "needed"),
+    [
+        (Box(OOMPolicy="kill"), "OOMPolicy", 253),
+        (Box(CPUWeight="idle"), "CPUWeight", 252),
+    ],
+    ids=repr,
+)
+def test_a_systemd_that_is_too_old(box: Box, name: str, needed: int) -> None:
+    made = plan(box)
+    with pytest.raises(Unenforceable) as caught:
+        check_version(made, needed - 1)
+    assert str(caught.value) == (
+        f"{name}: systemd {needed - 1} can't set it on a scope. It needs systemd {needed}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("sdbox.slice", "/sdbox.slice"),
+        ("a-b.slice", "/a.slice/a-b.slice"),
+        ("a-b-c.slice", "/a.slice/a-b.slice/a-b-c.slice"),
+        (r"a-b\x2dc.slice", r"/a.slice/a-b\x2dc.slice"),
+        ("-.slice", ""),
+    ],
+)
+def test_where_a_slice_is(name: str, path: str) -> None:
+    assert slice_path(name) == path
+
+
+def test_a_job_in_the_root_slice() -> None:
+    assert plan(Box(Slice="-.slice")).cgroup == "/sdbox-a.scope"
+
+
+@pytest.mark.parametrize("job", ["a", "A-1_b.c:d", "0" * 200, "-", "..", new_id()])
+def test_ids(job: str) -> None:
+    check_id(job)
+    assert plan(Box(), job=job).unit == f"sdbox-{job}.scope"
+    # UNIT_NAME_MAX, with the NUL at its end.
+    assert len(f"sdbox-{job}.scope") < 256
+
+
+@pytest.mark.parametrize(
+    "job", ["", "a/b", "a b", "é", "a\n", "a@b", "a\\b", "a\0", "%i", "x" * 201]
+)
+def test_what_is_no_id(job: str) -> None:
+    with pytest.raises(InvalidDirective, match=r"is not a job's id\. Give up to 200 letters"):
+        plan(Box(), job=job)
+
+
+def test_ids_differ() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(one.isalnum() for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("box", "memory", "cpus", "wall", "stop"),
+    [
+        (Box(), None, None, None, 90.0),
+        (
+            Box(MemoryMax="2G", CPUQuota="150%", RuntimeMaxSec="1.5s", TimeoutStopSec="250ms"),
+            2 * GIB,
+            1.5,
+            1.5,
+            0.25,
+        ),
+        (
+            Box(MemoryMax="infinity", RuntimeMaxSec="infinity", TimeoutStopSec="infinity"),
+            None,
+            None,
+            None,
+            float("inf"),
+        ),
+    ],
+    ids=["empty", "limits", "no limits"],
+)
+def test_the_limits_of_a_plan(
+    box: Box, memory: int | None, cpus: float | None, wall: float | None, stop: float
+) -> None:
+    made = plan(box)
+    assert made.memory_limit_bytes == memory
+    assert made.cpu_limit == cpus
+    assert made.runtime_max_seconds == wall
+    assert made.stop_seconds == stop
+
+
+def test_init_is_spared_where_the_kernel_may_kill_for_memory() -> None:
+    assert plan(Box()).spec["spare_init"] is True
+    assert plan(Box(), ALL - {"memory"}).spec["spare_init"] is False
