@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdbox.cgroup import Cgroup
-from sdbox.errors import LaunchFailed, SdboxError, Unenforceable
+from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
 from sdbox.job import Job
 from sdbox.plan import check_version, properties_for
 from sdbox.report import Report
@@ -43,40 +43,82 @@ async def execute(connection: Connection, launch: Launch) -> Job:
     report = Report(launch.report)
     try:
         check_version(launch.plan, connection.manager.version)
-        init_pid, cgroup = await _place(connection, launch.plan)
+        init_pid, cgroup = await _place(connection, launch)
         try:
             return await _release(connection, launch, report, init_pid, cgroup)
         except BaseException:
             cgroup.close()
+            report.close()
+            await asyncio.shield(_destroy(connection, launch.plan))
             raise
     except BaseException:
         report.close()
-        await asyncio.shield(_clean_up(connection, launch.plan))
+        connection.helper.forget(launch.key)
         raise
 
 
-async def _place(connection: Connection, plan: Plan) -> tuple[int, Cgroup]:
+async def _place(connection: Connection, launch: Launch) -> tuple[int, Cgroup]:
     """Put init into its unit. Return its PID, as this process sees it, and the unit's cgroup."""
-    inner_pid, pidfd = await connection.helper.launched(plan.job)
-    properties = properties_for(plan, connection.manager.version)
+    inner_pid, pidfd = await connection.helper.launched(launch.key)
+    plan = launch.plan
     try:
         init_pid = _pid(pidfd)
         for _ in range(_PLACING_TRIES):
-            await connection.manager.start_scope(
-                plan.unit, properties, pids=[inner_pid], pidfds=[pidfd]
-            )
-            cgroup = _open_cgroup(connection.endpoint, plan)
+            await _start_scope(connection, plan, inner_pid, pidfd)
+            cgroup = await _verified(connection, plan, init_pid)
             if cgroup is not None:
-                if init_pid in cgroup.processes() and await _is_active(connection, plan):
-                    return init_pid, cgroup
-                cgroup.close()
-            await connection.manager.destroy(plan.unit)
+                return init_pid, cgroup
+            await _destroy(connection, plan)
     finally:
         os.close(pidfd)
     raise LaunchFailed(
         f"{plan.unit}: systemd started it without the job in it",
         hint="Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258",
     )
+
+
+async def _start_scope(connection: Connection, plan: Plan, inner_pid: int, pidfd: int) -> None:
+    """Start the unit; where that fails or is cancelled, make sure that there is none.
+
+    A unit of that name that was there before, and so refused, is not touched.
+    """
+    start = asyncio.ensure_future(
+        connection.manager.start_scope(
+            plan.unit,
+            properties_for(plan, connection.manager.version),
+            pids=[inner_pid],
+            pidfds=[pidfd],
+        )
+    )
+    try:
+        await asyncio.shield(start)
+    except ManagerRefused:
+        raise
+    except BaseException:
+        await asyncio.shield(_undo_start(connection, plan, start))
+        raise
+
+
+async def _undo_start(connection: Connection, plan: Plan, start: asyncio.Future[None]) -> None:
+    """Wait for the answer, since only that tells whose the unit is."""
+    try:
+        await start
+    except ManagerRefused:
+        return
+    except SdboxError:
+        pass
+    await _destroy(connection, plan)
+
+
+async def _verified(connection: Connection, plan: Plan, init_pid: int) -> Cgroup | None:
+    """Return the unit's cgroup, if init is in it and systemd knows of it."""
+    cgroup = _open_cgroup(connection.endpoint, plan)
+    if cgroup is None:
+        return None
+    if init_pid in cgroup.processes() and await _is_active(connection, plan):
+        return cgroup
+    cgroup.close()
+    return None
 
 
 async def _is_active(connection: Connection, plan: Plan) -> bool:
@@ -87,21 +129,25 @@ async def _is_active(connection: Connection, plan: Plan) -> bool:
 async def _release(
     connection: Connection, launch: Launch, report: Report, init_pid: int, cgroup: Cgroup
 ) -> Job:
-    plan = launch.plan
-    _read_back(plan, cgroup)
-    connection.helper.placed(plan.job, cgroup.fd)
+    _read_back(launch.plan, cgroup)
+    connection.helper.placed(launch.key, cgroup.fd)
     report.release(cgroup.fd)
     payload = await report.started
     return Job(
-        plan=plan,
+        launch=launch,
         init_pid=init_pid,
         payload=payload,
         report=report,
         cgroup=cgroup,
         manager=connection.manager,
         helper=connection.helper,
-        record=launch.record,
     )
+
+
+async def _destroy(connection: Connection, plan: Plan) -> None:
+    """Leave nothing of a unit of ours, in a launch that fails anyway."""
+    with contextlib.suppress(SdboxError):
+        await connection.manager.destroy(plan.unit)
 
 
 def _read_back(plan: Plan, cgroup: Cgroup) -> None:
@@ -113,13 +159,6 @@ def _read_back(plan: Plan, cgroup: Cgroup) -> None:
                 f"{plan.unit}: {file.name} is {contents}, where {file.contents} was asked for",
                 hint="See `sdbox doctor` for the controllers that units have here",
             )
-
-
-async def _clean_up(connection: Connection, plan: Plan) -> None:
-    """Leave nothing of a launch that failed. Init has gone, or goes now that nobody listens."""
-    with contextlib.suppress(SdboxError):
-        await connection.manager.destroy(plan.unit)
-    connection.helper.forget(plan.job)
 
 
 def _open_cgroup(endpoint: Endpoint, plan: Plan) -> Cgroup | None:

@@ -191,7 +191,12 @@ class Helper:
             if fields[0] == b"finished":
                 self._forgotten.discard(fields[1])
         else:
-            self._future(fields[1]).set_result((fields, fds))
+            answer = self._future(fields[1])
+            if answer.done():
+                # Its reader was cancelled.
+                wire.close(fds)
+            else:
+                answer.set_result((fields, fds))
 
     def _on_gone(self) -> None:
         if self._loop is not None:

@@ -15,13 +15,13 @@ from sdbox.usage import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from typing import Any, TextIO
+    from typing import Any
 
     from sdbox.cgroup import Cgroup
     from sdbox.helper import Helper
     from sdbox.kmsg import Victim
+    from sdbox.launch import Launch
     from sdbox.manager import Manager
-    from sdbox.plan import Plan
     from sdbox.report import Report
     from sdbox.result import Result
     from sdbox.series import Series
@@ -41,18 +41,17 @@ class Job:
     def __init__(
         self,
         *,
-        plan: Plan,
+        launch: Launch,
         init_pid: int,
         payload: int,
         report: Report,
         cgroup: Cgroup,
         manager: Manager,
         helper: Helper,
-        record: TextIO | None = None,
     ) -> None:
-        self.plan = plan
-        self.id = plan.job
-        self.unit = plan.unit
+        self.plan = launch.plan
+        self.id = self.plan.job
+        self.unit = self.plan.unit
         self.started_at = time.time()
         self._started_monotonic = time.monotonic()
         self._init_pid = init_pid
@@ -61,11 +60,12 @@ class Job:
         self._cgroup = cgroup
         self._manager = manager
         self._helper = helper
-        self._record = record
+        self._launch = launch
         self.series: Series | None = None
         self._excess: Excess | None = None
         self._fault: BaseException | None = None
         self._killed = False
+        self._ending_task: asyncio.Task[None] | None = None
         self._measured_peak: Callable[[], int | None] = lambda: None
         self._meter = Meter(cgroup, lambda: self._measured_peak())
         self._besides: list[asyncio.Task[None]] = []
@@ -87,9 +87,10 @@ class Job:
                 signal.pidfd_send_signal(self._payload, number)
 
     async def kill(self) -> None:
-        """Kill the whole tree, at once and for good."""
-        self._killed = True
-        await self._destroy()
+        """Kill the whole tree, at once and for good. Nothing happens when the job has ended."""
+        if not self._report.ended.done():
+            self._killed = True
+            await self._destroy()
 
     async def wait(self) -> Result:
         """Wait for the end of the job, and of its unit. Cancelling the wait lets the job run."""
@@ -124,14 +125,18 @@ class Job:
         if task.cancelled() or task.exception() is None or self._fault is not None:
             return
         self._fault = task.exception()
-        self._beside(self._destroy())
+        self._end(self._destroy())
+
+    def _end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin to end the job. It is seen through even if the payload ends meanwhile."""
+        self._ending_task = asyncio.create_task(work)
 
     def _start_record(self) -> None:
-        if self._record is None:
+        if self._launch.record is None:
             return
         from sdbox.series import Series
 
-        self.series = Series(self._record)
+        self.series = Series(self._launch.record)
         self._beside(self.series.run(self.plan, self._cgroup))
 
     def _start_watches(self) -> None:
@@ -147,7 +152,7 @@ class Job:
     def _on_excess(self, excess: Excess) -> None:
         if self._excess is None:
             self._excess = excess
-            self._beside(self._stop() if excess.ask else self._destroy())
+            self._end(self._stop() if excess.ask else self._destroy())
 
     async def _stop(self) -> None:
         """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
@@ -160,6 +165,8 @@ class Job:
 
     async def _end_unit(self) -> None:
         """Leave nothing of the job: processes, unit, private directories."""
+        if self._ending_task is not None:
+            await self._ending_task
         if self._leftovers():
             await self._destroy()
         self._report.dismiss()
@@ -168,7 +175,7 @@ class Job:
 
     async def _remove_directories(self) -> None:
         try:
-            left = await self._helper.finish(self.id)
+            left = await self._helper.finish(self._launch.key)
         except ManagerUnavailable:
             # The helper has ended; then init removes them before it goes, and it has gone.
             return
@@ -203,13 +210,13 @@ class Job:
     async def _timed_out(self, status: int | None, wall_seconds: float) -> bool:
         """Tell whether the manager has stopped the unit for its RuntimeMaxSec=."""
         limit = self.plan.runtime_max_seconds
-        if limit is None or wall_seconds < limit:
+        if limit is None:
             return False
         with contextlib.suppress(ManagerRefused):
             if await self._manager.scope_result(self.unit) == "timeout":
                 return True
         # A payload that did not end when asked was killed, and the unit is gone with it.
-        return status is None and not self._killed
+        return status is None and not self._killed and wall_seconds >= limit
 
     def _close(self) -> None:
         self._report.close()

@@ -28,10 +28,12 @@ Command = Sequence[str | bytes | os.PathLike[str]]
 class Launch:
     """A launch under way: init has been asked for. `report` is where it will speak.
 
-    `record` takes the samples of the job's usage, where they are wanted.
+    `key` is what it is called between supervisor and helper. `record` takes the samples of the
+    job's usage, where they are wanted.
     """
 
     plan: Plan
+    key: str
     report: socket.socket
     record: TextIO | None = None
 
@@ -93,11 +95,18 @@ def plan_for(host: Host, command: Command, box: Box, *, job: str, caller: Caller
 
 def begin(helper: Helper, plan: Plan, streams: Streams, *, record: TextIO | None = None) -> Launch:
     """Ask for the init of a plan, which has these descriptors as its streams."""
+    # Not the job's id alone, which a caller may give twice.
+    key = f"{plan.job}/{os.urandom(6).hex()}"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    with theirs:
-        helper.send_launch(plan.job, plan.spec, theirs, streams)
-    return Launch(plan=plan, report=ours, record=record)
+    try:
+        helper.send_launch(key, plan.spec, theirs, streams)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Launch(plan=plan, key=key, report=ours, record=record)
 
 
 def encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -121,13 +121,17 @@ class Systemd:
         """
         async with self._subscribing:
             if not self._subscribed:
-                await asyncio.gather(
-                    self.bus.add_match(
-                        self._match("UnitRemoved", 0), self._unit_removed, timeout=self.timeout
-                    ),
-                    self.call("Subscribe"),
-                )
+                # Set before: a caller that is cancelled leaves what it asked for in force.
                 self._subscribed = True
+                await asyncio.shield(self._subscribe())
+
+    async def _subscribe(self) -> None:
+        await asyncio.gather(
+            self.bus.add_match(
+                self._match("UnitRemoved", 0), self._unit_removed, timeout=self.timeout
+            ),
+            self.call("Subscribe"),
+        )
 
     async def _ask(
         self,

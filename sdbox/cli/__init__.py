@@ -44,11 +44,13 @@ def entry() -> NoReturn:
     # Nothing of what is imported from here on is garbage. A verb that goes on turns it on again.
     gc.disable()
     status = main()
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        complain(f"stdout: {error.strerror}")
-        status = status or 1
+    # Python has none where it was closed from the start.
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            complain(f"stdout: {error.strerror}")
+            status = status or 1
     os._exit(status)
 
 

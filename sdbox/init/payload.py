@@ -7,10 +7,13 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from sdbox.init import syscalls
 from sdbox.init.steps import StepError, step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # As env(1) and the shells search when the environment has no PATH.
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"

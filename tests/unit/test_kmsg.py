@@ -158,8 +158,8 @@ def test_the_one_that_grew_is_told_and_not_those_that_go_with_it(log: Callable[.
         choice(CGROUP, "python3", 2),
         kill("python3", 2),
         f"Tasks in {CGROUP} are going to be killed due to memory.oom.group set",
-        kill("sh", 1),
         kill("python3", 2),
+        kill("sh", 1),
     )
     found = last_victim(CGROUP)
     assert found is not None

@@ -67,6 +67,8 @@ PROGRAMS = {
     "usr/local/lib/sdbox-test/start": "start",
     "usr/local/lib/sdbox-test/probe": "probe",
 }
+# The layer's part of the root: not where sdbox's own installer puts it.
+PLACE = "usr/local/lib/sdbox-test/python"
 # The linters run where the checkout is, not in every tier.
 NOT_NEEDED = ("mypy", "ruff", "types-")
 
@@ -74,13 +76,13 @@ _ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UT
 _MAKE_VENV = """
 mount --bind "$root" "$root" && mount -o remount,bind,ro "$root"
 mount -t tmpfs tmpfs "$root/tmp"
-mount --bind "$layer/opt/sdbox" "$root/opt/sdbox"
-chroot "$root" python3 -m venv /opt/sdbox/venv
-chroot "$root" /opt/sdbox/venv/bin/pip install --quiet --no-index \
-    --find-links=/opt/sdbox/wheels "$@"
+mount --bind "$layer/$place" "$root/$place"
+chroot "$root" python3 -m venv "/$place/venv"
+chroot "$root" "/$place/venv/bin/pip" install --quiet --no-index \
+    --find-links="/$place/wheels" "$@"
 """
 _MAKE_DISK = """
-mount --bind "$layer/opt/sdbox" "$root/opt/sdbox"
+mount --bind "$layer/$place" "$root/$place"
 mke2fs -q -t ext4 -E lazy_itable_init=1 -d "$root" "$1" "$2"
 """
 
@@ -120,7 +122,7 @@ def build() -> Image:
         raise TierFailed("The image is known to work on x86_64 only")
     debian.install("mmdebstrap", "debian-archive-keyring", "python3-venv")
     programs = {path: (GUEST / name).read_text() for path, name in PROGRAMS.items()}
-    ingredients = (SUITE, PACKAGES, MASKED, FILES, programs)
+    ingredients = (SUITE, PACKAGES, MASKED, FILES, PLACE, programs)
     root = cache.entry(f"root-{cache.key(*ingredients)}", _make_root)
     return Image(root=root, layer=_layer(root))
 
@@ -150,7 +152,7 @@ def _configure(root: Path) -> None:
         shutil.copy(GUEST / name, root / path)
     for unit in MASKED:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
-    (root / "opt/sdbox").mkdir()
+    (root / PLACE).mkdir()
     # systemd-update-done.service(8): or each boot would bring /etc and /var up to date with /usr.
     for path in ("etc/.updated", "var/.updated"):
         (root / path).touch()
@@ -165,7 +167,7 @@ def _layer(root: Path) -> Path:
 
 def _make_layer(python: Path, root: Path, requirements: list[str], place: Path) -> None:
     # They stay: with them, pip installs without a network, as tests of installing do.
-    wheels = place / "opt/sdbox/wheels"
+    wheels = place / PLACE / "wheels"
     wheels.mkdir(parents=True)
     download = ["pip", "download", "--quiet", "--only-binary=:all:", f"--dest={wheels}"]
     run(
@@ -207,5 +209,5 @@ def _pyproject() -> dict[str, Any]:
 def _shell(script: str, **names: Path) -> list[str | Path]:
     """Return a command for a shell script with mounts of its own; what follows are its `$@`."""
     paths = (f"{name}={path}" for name, path in names.items())
-    clean = ("env", "-i", *_ENVIRONMENT, *paths)
+    clean = ("env", "-i", *_ENVIRONMENT, f"place={PLACE}", *paths)
     return [*APART, *clean, "sh", "-euc", script, "sh"]
