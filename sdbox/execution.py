@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sdbox.helper import Helper
     from sdbox.host import Endpoint, Host
     from sdbox.launch import Launch
-    from sdbox.manager import Manager
+    from sdbox.manager import Manager, Removal
     from sdbox.plan import Plan
 
 # systemd issue 36781: a scope can be found dead right after its start, its processes living.
@@ -43,13 +43,18 @@ async def execute(connection: Connection, launch: Launch) -> Job:
     report = Report(launch.report)
     try:
         check_version(launch.plan, connection.manager.version)
-        init_pid, cgroup = await _place(connection, launch)
+        removal = await connection.manager.expect_removal(launch.plan.unit)
         try:
-            return await _release(connection, launch, report, init_pid, cgroup)
+            init_pid, cgroup = await _place(connection, launch)
+            try:
+                return await _release(connection, launch, report, init_pid, cgroup, removal)
+            except BaseException:
+                cgroup.close()
+                report.close()
+                await asyncio.shield(_destroy(connection, launch.plan))
+                raise
         except BaseException:
-            cgroup.close()
-            report.close()
-            await asyncio.shield(_destroy(connection, launch.plan))
+            removal.close()
             raise
     except BaseException:
         report.close()
@@ -127,7 +132,12 @@ async def _is_active(connection: Connection, plan: Plan) -> bool:
 
 
 async def _release(
-    connection: Connection, launch: Launch, report: Report, init_pid: int, cgroup: Cgroup
+    connection: Connection,
+    launch: Launch,
+    report: Report,
+    init_pid: int,
+    cgroup: Cgroup,
+    removal: Removal,
 ) -> Job:
     _read_back(launch.plan, cgroup)
     connection.helper.placed(launch.key, cgroup.fd)
@@ -141,6 +151,7 @@ async def _release(
         cgroup=cgroup,
         manager=connection.manager,
         helper=connection.helper,
+        removal=removal,
     )
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from sdbox.helper import Helper
     from sdbox.kmsg import Victim
     from sdbox.launch import Launch
-    from sdbox.manager import Manager
+    from sdbox.manager import Manager, Removal
     from sdbox.report import Report
-    from sdbox.result import Result
+    from sdbox.result import Result, Usage
     from sdbox.series import Series
     from sdbox.watch import Excess
 
@@ -48,6 +48,7 @@ class Job:
         cgroup: Cgroup,
         manager: Manager,
         helper: Helper,
+        removal: Removal,
     ) -> None:
         self.plan = launch.plan
         self.id = self.plan.job
@@ -60,6 +61,7 @@ class Job:
         self._cgroup = cgroup
         self._manager = manager
         self._helper = helper
+        self._removal = removal
         self._launch = launch
         self.series: Series | None = None
         self._excess: Excess | None = None
@@ -104,8 +106,8 @@ class Job:
             status = await self._report.ended
             for task in self._besides:
                 task.cancel()
-            ending = await self._ending(status)
             usage = self._meter.read()
+            ending = await self._ending(status, usage)
             await self._end_unit()
             if self._fault is not None:
                 raise self._fault
@@ -170,8 +172,14 @@ class Job:
         if self._leftovers():
             await self._destroy()
         self._report.dismiss()
-        await self._manager.wait_removed(self.unit, timeout=_END_SECONDS)
-        await self._remove_directories()
+        # At the same time: the helper waits for init, and systemd for the cgroup that has emptied.
+        await asyncio.gather(
+            self._removal.wait(self._cgroup_is_gone, timeout=_END_SECONDS),
+            self._remove_directories(),
+        )
+
+    def _cgroup_is_gone(self) -> bool:
+        return self._cgroup.read("cgroup.events") is None
 
     async def _remove_directories(self) -> None:
         try:
@@ -187,7 +195,7 @@ class Job:
     def _leftovers(self) -> bool:
         return bool(set(self._cgroup.processes()) - {self._init_pid})
 
-    async def _ending(self, status: int | None) -> verdict.Ending:
+    async def _ending(self, status: int | None, usage: Usage) -> verdict.Ending:
         wall_seconds = self._report.ended_monotonic - self._started_monotonic
         return verdict.Ending(
             status=status,
@@ -197,12 +205,10 @@ class Job:
             excess=self._excess,
             timed_out=await self._timed_out(status, wall_seconds),
             killed=self._killed,
-            victim=self._victim(),
+            victim=self._victim() if usage.oom_kills else None,
         )
 
     def _victim(self) -> Victim | None:
-        if not self._meter.read().oom_kills:
-            return None
         from sdbox import kmsg
 
         return kmsg.last_victim(self.plan.cgroup)
@@ -221,6 +227,7 @@ class Job:
     def _close(self) -> None:
         self._report.close()
         self._cgroup.close()
+        self._removal.close()
         if self._payload >= 0:
             os.close(self._payload)
             self._payload = -1

@@ -67,7 +67,11 @@ class Helper:
         """Serve, then end what is left."""
         # Blocked here and inherited by every init: neither may die of a signal meant for the
         # payload, as ^C at a terminal or the manager's SIGTERM is.
-        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        every = signal.valid_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, every)
+        # For the payloads: what Python sets, and what the supervisor ignores, is not for them.
+        for number in every - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(self.supervisor, select.POLLIN)
         while self._serve_once():

@@ -29,10 +29,9 @@ def become(spec: dict[str, Any]) -> None:
 
 
 def _reset_signals(ignored: Iterable[int]) -> None:
-    """Undo what Python sets (SIGPIPE), keeping what the caller ignores on purpose (nohup)."""
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    """Keep ignored what the caller ignores on purpose (nohup); the helper has undone the rest."""
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

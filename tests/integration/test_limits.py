@@ -47,7 +47,7 @@ def test_a_job_within_its_wall_time(sdbox: Sdbox) -> None:
 def test_a_memory_limit_is_watched_and_says_so(sdbox: Sdbox) -> None:
     hog = ("--", sys.executable, "-ISc", HOG, "100", "wait")
     done = sdbox.run("--memory=64M", *hog, report=True)
-    assert done.status == -signal.SIGKILL
+    assert done.status == -signal.SIGKILL, done.err
     account = done.account
     assert account["reason"] == "memory"
     assert account["enforcement"]["MemoryMax"] == "watch"
