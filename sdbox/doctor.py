@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +12,7 @@ from sdbox.directives import DIRECTIVES
 from sdbox.errors import SdboxError
 from sdbox.launcher import Launcher
 from sdbox.plan import keeper
+from sdbox.record import record
 
 if TYPE_CHECKING:
     from sdbox.directives import Directive
@@ -34,7 +34,7 @@ _NAMESPACES = {
 _V1 = "/sys/fs/cgroup"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Finding:
     """One thing looked at: is it as it must be, what was seen, and the remedy if not."""
 
@@ -44,7 +44,7 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Keeping:
     """One directive: who keeps it on this host, and the remedy where that is not the best."""
 
@@ -53,7 +53,7 @@ class Keeping:
     remedy: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Examination:
     """All that was found. `manager` is the kind that a launch uses, or None where none can be."""
 

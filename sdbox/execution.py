@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
-from sdbox.job import Job
 from sdbox.plan import check_version, properties_for
+from sdbox.record import record
 from sdbox.report import Report
 
 if TYPE_CHECKING:
     from sdbox.helper import Helper
     from sdbox.host import Endpoint, Host
+    from sdbox.job import Job
     from sdbox.launch import Launch
     from sdbox.manager import Manager, Removal
     from sdbox.plan import Plan
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PLACING_TRIES = 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Connection:
     """What a launcher holds: the manager, how it is reached, its host, and the helper."""
 
@@ -142,6 +142,9 @@ async def _release(
     _read_back(launch.plan, cgroup)
     connection.helper.placed(launch.key, cgroup.fd)
     report.release(cgroup.fd)
+    # While the payload is being started there is nothing else to do.
+    from sdbox.job import Job
+
     payload = await report.started
     return Job(
         launch=launch,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from sdbox.errors import ManagerUnavailable
+from sdbox.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ SYSTEM_BUS = "/run/dbus/system_bus_socket"
 _BOOTED = "/run/systemd/system"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Endpoint:
     """How to reach one manager. `cgroup_root` is the directory that its ControlGroup= start at.
 
@@ -42,14 +42,14 @@ class Endpoint:
             os.close(self.pid_namespace)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Host:
     """What a plan must know of the host and its manager."""
 
     manager: Literal["system", "embedded"]
     controllers: frozenset[str]
-    memory_total_bytes: int = field(default_factory=lambda: _memory_total())
-    tasks_total: int = field(default_factory=lambda: _tasks_total())
+    memory_total_bytes: int
+    tasks_total: int
 
 
 def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
@@ -95,7 +95,12 @@ def booted() -> bool:
 
 def host_of(endpoint: Endpoint) -> Host:
     """Return what there is to know of the host, with that manager."""
-    return Host(manager=endpoint.kind, controllers=controllers(endpoint))
+    return Host(
+        manager=endpoint.kind,
+        controllers=controllers(endpoint),
+        memory_total_bytes=_memory_total(),
+        tasks_total=_tasks_total(),
+    )
 
 
 def controllers(endpoint: Endpoint) -> frozenset[str]:

@@ -167,8 +167,6 @@ class Job:
 
     async def _end_unit(self) -> None:
         """Leave nothing of the job: processes, unit, private directories."""
-        if self._ending_task is not None:
-            await self._ending_task
         if self._leftovers():
             await self._destroy()
         self._report.dismiss()
@@ -177,6 +175,8 @@ class Job:
             self._removal.wait(self._cgroup_is_gone, timeout=_END_SECONDS),
             self._remove_directories(),
         )
+        if self._ending_task is not None:
+            await self._ending_task
 
     def _cgroup_is_gone(self) -> bool:
         return self._cgroup.read("cgroup.events") is None

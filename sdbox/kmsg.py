@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
+
+from sdbox.record import record
 
 _KMSG = "/dev/kmsg"
 _LARGEST_RECORD = 8192
@@ -13,7 +14,7 @@ _LARGEST_RECORD = 8192
 _MOST_RECORDS = 200_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Victim:
     """A process that the kernel killed. `own_bytes` is its anonymous and shared memory."""
 

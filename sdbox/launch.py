@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from sdbox.errors import InvalidDirective
 from sdbox.plan import Caller, Plan, make_plan
+from sdbox.record import record
 from sdbox.users import look_up
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Command = Sequence[str | bytes | os.PathLike[str]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Launch:
     """A launch under way: init has been asked for. `report` is where it will speak.
 

@@ -6,12 +6,12 @@ What the host can't keep is refused here, before anything is started.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdbox.directives import DIRECTIVES, CgroupFile, UnitProperty
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.messages import one_line
+from sdbox.record import record
 from sdbox.spec import make_spec
 from sdbox.values import INFINITY
 
@@ -33,7 +33,7 @@ _STOP_USEC = 90_000_000
 _DESCRIPTION_LONGEST = 120
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Caller:
     """What a job takes over from whoever starts it. `home` is what `~` stands for."""
 
@@ -44,7 +44,7 @@ class Caller:
     ignored_signals: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Plan:
     """One launch, worked out.
 

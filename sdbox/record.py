@@ -45,7 +45,17 @@ class _Record:
         return f"{type(self).__name__}({fields})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (type(self), dict(zip(_names(self), _values(self), strict=True)))
+        return _remake, (type(self), values_of(self))
+
+
+def values_of(instance: object) -> dict[str, Any]:
+    """A record's values by their names."""
+    return dict(zip(_names(instance), _values(instance), strict=True))
+
+
+def replaced(instance: T, **changes: Any) -> T:
+    """A record like this one but for `changes`."""
+    return type(instance)(**(values_of(instance) | changes))
 
 
 def _names(instance: object) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from sdbox.record import record, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +15,7 @@ Reason = Literal[
 Enforcement = Literal["kernel", "manager", "watch"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Usage:
     """What a job has used. A figure that nobody kept is None, never 0.
 
@@ -40,7 +41,7 @@ class Usage:
     io_pressure_seconds: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Result:
     """The account of one job. Times are seconds since the epoch, `command` is what was asked for.
 
@@ -66,8 +67,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report: flat, the usage's figures among the others."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name != "usage"}
-        fields |= asdict(self.usage)
+        fields = values_of(self) | values_of(self.usage)
         fields["command"] = list(self.command)
         fields["box"] = dict(self.box)
         fields["enforcement"] = dict(self.enforcement)

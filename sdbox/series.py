@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import asdict, dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sdbox.errors import SdboxError
 from sdbox.memory import own_memory
+from sdbox.record import record, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ _INTERVAL_SECONDS = 0.5
 _MOST_SAMPLES = 2048
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Sample:
     """One look at a job: seconds since its start, and what it has or has used by then."""
 
@@ -114,7 +114,7 @@ def _description(plan: Plan) -> dict[str, Any]:
 
 
 def _line(sample: Sample) -> str:
-    return json.dumps(asdict(sample)) + "\n"
+    return json.dumps(values_of(sample)) + "\n"
 
 
 def read_series(path: str) -> tuple[Mapping[str, Any], list[Sample]]:

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import os
 import select
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from sdbox.record import replaced, values_of
 from sdbox.result import Usage
 
 if TYPE_CHECKING:
@@ -51,13 +51,9 @@ class Meter:
         """Read all figures; those that can't be read any more stay as they were."""
         usage = self._cgroup.usage()
         self._sample_own_memory()
-        usage = replace(usage, memory_peak_bytes=self._own_peak(usage))
-        known = {
-            field.name: value
-            for field in fields(usage)
-            if (value := getattr(usage, field.name)) is not None
-        }
-        self._last = replace(self._last, **known)
+        usage = replaced(usage, memory_peak_bytes=self._own_peak(usage))
+        known = {name: value for name, value in values_of(usage).items() if value is not None}
+        self._last = replaced(self._last, **known)
         return self._last
 
     def _sample_own_memory(self) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdbox.errors import Unenforceable
+from sdbox.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Credentials:
     """Numbers to become, and the variables that go with a user. `uid` is None for Group= alone."""
 

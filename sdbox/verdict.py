@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdbox.messages import MEGABYTE, memory_message
+from sdbox.record import record
 from sdbox.result import Reason, Result, Usage
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sdbox.watch import Excess
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Ending:
     """What was seen. `status` is that of wait(2), or None where init vanished; times in seconds.
 

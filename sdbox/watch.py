@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sdbox.memory import own_memory, process_name
 from sdbox.messages import MEGABYTE, memory_message
+from sdbox.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ _LONGEST_REST = 5.0
 _SHORTEST_REST = 0.1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Excess:
     """A limit was passed. `message` is for people; `ask` is to stop the job before killing it."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from sdbox.cli.parser import Parser, layout
 from sdbox.cli.talk import complain
 from sdbox.errors import SdboxError
 
@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VERBS = ("run", "plot", "doctor", "embedded")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave with the status of wrong usage."""
-        complain(f"{message}. See {self.prog} --help")
-        raise SystemExit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +52,7 @@ def _parser(words: Sequence[str]) -> Parser:
         prog="sdbox",
         description="Puts jobs in systemd scopes, with limits, isolation and an account of each.",
         allow_abbrev=False,
+        formatter_class=layout,
     )
     parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from sdbox.host import CHOICES
+from sdbox.record import values_of
 
 if TYPE_CHECKING:
     import argparse
@@ -43,9 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_json(examination: Examination) -> None:
     import json
-    from dataclasses import asdict
 
-    print(json.dumps({"good": examination.good, **asdict(examination)}, indent=2))
+    document = {
+        "good": examination.good,
+        "manager": examination.manager,
+        "findings": list(map(values_of, examination.findings)),
+        "directives": list(map(values_of, examination.directives)),
+    }
+    print(json.dumps(document, indent=2))
 
 
 def _print_text(examination: Examination) -> None:

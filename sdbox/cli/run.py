@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sdbox import verdict
 from sdbox.box import Box
 from sdbox.cli import streams
+from sdbox.cli.parser import Parser, layout
 from sdbox.cli.signals import Signals, end_by
 from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
@@ -23,7 +24,7 @@ from sdbox.plan import new_id
 from sdbox.spec import hides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sdbox.directives import Directive, Option
     from sdbox.plan import Plan
@@ -41,15 +42,15 @@ Exit status: the payload's; if it was ended by a signal, sdbox ends by the same 
 
 def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
     """Add `run` to the command line: the options follow from the table of directives."""
-    parser = verbs.add_parser(
+    parser: Parser = verbs.add_parser(
         "run",
         help="run a command in a box",
         usage="sdbox run [OPTION...] [--] COMMAND [ARGUMENT...]",
         description="Runs a command in a box of its own: a transient systemd scope.",
-        epilog=_EPILOG.format(directives=_listed(DIRECTIVES)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=layout,
         allow_abbrev=False,
     )
+    parser.make_epilog = _epilog
     parser.set_defaults(run=run, assignments=[])
     parser.add_argument(
         "-p", "--property", action=_Assign, metavar="NAME=VALUE", help="set any directive"
@@ -87,10 +88,11 @@ def _add_option(section: argparse._ArgumentGroup, directive: Directive, option: 
     )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _epilog() -> str:
     import textwrap
 
-    return textwrap.fill(", ".join(names) + ".", 78, initial_indent="  ", subsequent_indent="  ")
+    names = textwrap.wrap(", ".join(DIRECTIVES) + ".", 76)
+    return _EPILOG.format(directives=textwrap.indent("\n".join(names), "  "))
 
 
 class _Assign(argparse.Action):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from sdbox.errors import ManagerUnavailable
+from sdbox.record import record
 
 OLDEST_SYSTEMD = 249
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -17,7 +17,7 @@ _CGROUP_ROOT = "/sys/fs/cgroup"
 _VERSION_SECONDS = 10.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Needs:
     """What was found. `cgroup_parent` is where the manager's cgroup goes, below `cgroup_mount`."""
 

@@ -6,9 +6,9 @@ On the path of every `sdbox run` in a container, so it costs a file and two look
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
 
 from sdbox.errors import ManagerUnavailable
+from sdbox.record import record
 
 DIRECTORY = "/run/sdbox"
 NAME = "embedded"
@@ -16,7 +16,7 @@ LAUNCH_CGROUP = "launch"
 _LARGEST = 4096
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Embedded:
     """A running manager, as the caller's /proc sees it.
 
@@ -133,11 +133,9 @@ def pid_namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
 
 
-_FIELDS = {
-    field.name: int if field.type == "int" else str
-    for field in fields(Embedded)
-    if field.name not in ("name", "directory")
-}
+_NUMBERS = ("pid", "start_time", "pid_namespace", "since", "systemd_version")
+_TEXTS = ("boot_id", "cgroup_mount", "cgroup")
+_FIELDS = dict.fromkeys(_NUMBERS, int) | dict.fromkeys(_TEXTS, str)
 
 
 def _parse(text: str, name: str, directory: str) -> Embedded | None:

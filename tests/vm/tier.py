@@ -31,7 +31,7 @@ SUITES = {
 # Emulation may be ten times slower than what the tests' own time-outs were chosen for.
 PYTEST_OPTIONS = {"lab": (), "vm": ("--override-ini=timeout=900",)}
 # What a tier leaves: the first two the tests, the others the machine.
-RESULTS = ("junit.xml", "facts", "status", "journal.txt", "console.log")
+RESULTS = ("junit.xml", "facts", "status", "journal.txt", "processes.txt", "console.log")
 SECONDS = {"lab": 900.0, "vm": 5400.0}
 _RESULTS_BYTES = 64 << 20
 _UNPACK_SECONDS = 60.0

@@ -1,0 +1,38 @@
+"""argparse as the verbs use it: complaints of one line, and nothing laid out before it is shown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from sdbox.cli.talk import complain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser. `make_epilog` writes its epilog, when help is asked for."""
+
+    make_epilog: Callable[[], str] | None = None
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave with the status of wrong usage."""
+        complain(f"{message}. See {self.prog} --help")
+        raise SystemExit(2)
+
+    def format_help(self) -> str:
+        """Return the help text."""
+        if self.make_epilog is not None:
+            self.epilog = self.make_epilog()
+        return super().format_help()
+
+
+def layout(prog: str) -> argparse.HelpFormatter:
+    """Lay out help for the terminal: as argparse would, which imports much to learn its width."""
+    try:
+        width = os.get_terminal_size(1).columns
+    except OSError:
+        width = 80
+    return argparse.RawDescriptionHelpFormatter(prog, width=max(width, 60) - 2)
