@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sdbox.host import Endpoint, Host
     from sdbox.job import Job
     from sdbox.launch import Launch
-    from sdbox.manager import Manager, Removal
+    from sdbox.manager import Manager
     from sdbox.plan import Plan
 
 # systemd issue 36781: a scope can be found dead right after its start, its processes living.
@@ -43,18 +43,13 @@ async def execute(connection: Connection, launch: Launch) -> Job:
     report = Report(launch.report)
     try:
         check_version(launch.plan, connection.manager.version)
-        removal = await connection.manager.expect_removal(launch.plan.unit)
+        init_pid, cgroup = await _place(connection, launch)
         try:
-            init_pid, cgroup = await _place(connection, launch)
-            try:
-                return await _release(connection, launch, report, init_pid, cgroup, removal)
-            except BaseException:
-                cgroup.close()
-                report.close()
-                await asyncio.shield(_destroy(connection, launch.plan))
-                raise
+            return await _release(connection, launch, report, init_pid, cgroup)
         except BaseException:
-            removal.close()
+            cgroup.close()
+            report.close()
+            await asyncio.shield(_destroy(connection, launch.plan))
             raise
     except BaseException:
         report.close()
@@ -137,7 +132,6 @@ async def _release(
     report: Report,
     init_pid: int,
     cgroup: Cgroup,
-    removal: Removal,
 ) -> Job:
     _read_back(launch.plan, cgroup)
     connection.helper.placed(launch.key, cgroup.fd)
@@ -154,7 +148,6 @@ async def _release(
         cgroup=cgroup,
         manager=connection.manager,
         helper=connection.helper,
-        removal=removal,
     )
 
 

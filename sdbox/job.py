@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sdbox.helper import Helper
     from sdbox.kmsg import Victim
     from sdbox.launch import Launch
-    from sdbox.manager import Manager, Removal
+    from sdbox.manager import Manager
     from sdbox.report import Report
     from sdbox.result import Result, Usage
     from sdbox.series import Series
@@ -48,7 +48,6 @@ class Job:
         cgroup: Cgroup,
         manager: Manager,
         helper: Helper,
-        removal: Removal,
     ) -> None:
         self.plan = launch.plan
         self.id = self.plan.job
@@ -61,7 +60,6 @@ class Job:
         self._cgroup = cgroup
         self._manager = manager
         self._helper = helper
-        self._removal = removal
         self._launch = launch
         self.series: Series | None = None
         self._excess: Excess | None = None
@@ -170,16 +168,12 @@ class Job:
         if self._leftovers():
             await self._destroy()
         self._report.dismiss()
-        # At the same time: the helper waits for init, and systemd for the cgroup that has emptied.
-        await asyncio.gather(
-            self._removal.wait(self._cgroup_is_gone, timeout=_END_SECONDS),
-            self._remove_directories(),
-        )
+        await self._remove_directories()
+        # systemd would see by itself that the cgroup is empty, but the kernel tells of that at most
+        # every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), which is longer than many a job.
+        await self._manager.stop(self.unit, timeout=_END_SECONDS)
         if self._ending_task is not None:
             await self._ending_task
-
-    def _cgroup_is_gone(self) -> bool:
-        return self._cgroup.read("cgroup.events") is None
 
     async def _remove_directories(self) -> None:
         try:
@@ -227,7 +221,6 @@ class Job:
     def _close(self) -> None:
         self._report.close()
         self._cgroup.close()
-        self._removal.close()
         if self._payload >= 0:
             os.close(self._payload)
             self._payload = -1

@@ -26,10 +26,9 @@ from sdbox.systemd import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from sdbox.systemd import Mailboxes
     from sdbox.translate import UnitProperty
 
 # Versions of systemd, from its sources at the tags.
@@ -65,29 +64,6 @@ class UnitStatus:
     load_state: str
     active_state: str
     sub_state: str
-
-
-class Removal:
-    """What tells of the removal of one unit; close() it."""
-
-    def __init__(self, removals: Mailboxes, unit: str) -> None:
-        self._removals = removals
-        self._unit = unit
-        self._mailbox = removals.add(unit)
-
-    async def wait(self, is_gone: Callable[[], bool], *, timeout: float) -> None:
-        """Wait for it. `is_gone` tells whether the unit's cgroup is gone.
-
-        A systemd that executes itself anew says of all its units that they are removed.
-        """
-        async with within(timeout, f"waiting for the end of {self._unit}"):
-            await self._mailbox.get()
-            while not is_gone():
-                await self._mailbox.get()
-
-    def close(self) -> None:
-        """Look out no more."""
-        self._removals.remove(self._unit, self._mailbox)
 
 
 class Manager:
@@ -221,11 +197,6 @@ class Manager:
                 # A systemd that executes itself anew says of all its units that they are removed.
                 while await self.exists(unit):
                     await mailbox.get()
-
-    async def expect_removal(self, unit: str) -> Removal:
-        """Begin to look out for the removal of a unit, before it can come about."""
-        await self._systemd.subscribe()
-        return Removal(self._systemd.removals, unit)
 
     async def exists(self, unit: str, *, timeout: float | None = None) -> bool:
         """Whether systemd has a unit of that name loaded."""

@@ -253,24 +253,15 @@ class Mailboxes:
     @contextlib.contextmanager
     def open(self, unit: str) -> Iterator[Mailbox]:
         """A mailbox for what comes about `unit` from now on."""
-        mailbox = self.add(unit)
+        mailbox = Mailbox()
+        mailboxes = self._by_unit.setdefault(unit, [])
+        mailboxes.append(mailbox)
         try:
             yield mailbox
         finally:
-            self.remove(unit, mailbox)
-
-    def add(self, unit: str) -> Mailbox:
-        """As open(), until remove()."""
-        mailbox = Mailbox()
-        self._by_unit.setdefault(unit, []).append(mailbox)
-        return mailbox
-
-    def remove(self, unit: str, mailbox: Mailbox) -> None:
-        """Undo add()."""
-        mailboxes = self._by_unit[unit]
-        mailboxes.remove(mailbox)
-        if not mailboxes:
-            del self._by_unit[unit]
+            mailboxes.remove(mailbox)
+            if not mailboxes:
+                del self._by_unit[unit]
 
     def put(self, unit: str, item: Any) -> None:
         """Give an item to all who wait for `unit`."""

@@ -98,7 +98,7 @@ def choose(machine: Machine) -> Machine:
 
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
     version = run([QEMU, "--version"], seconds=PROBE_SECONDS)
-    answer = cache.entry(f"kvm-{cache.key(boot, version, machine.disk.name)}", find_out)
+    answer = cache.entry(f"kvm-{cache.key(boot, version, machine.kernel.name)}", find_out)
     return faster if answer.read_text() == "boots" else machine
 
 
