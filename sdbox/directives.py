@@ -12,8 +12,8 @@ from types import MappingProxyType
 from sdbox import syntax, translate
 from sdbox.errors import InvalidDirective
 from sdbox.names import flag_of, split_cpus
+from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.record import record
-from sdbox.translate import CgroupFile, UnitProperty
 from sdbox.values import Percent, Refused, shown
 
 TYPE_CHECKING = False

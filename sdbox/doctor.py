@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import SdboxError
 from sdbox.launcher import Launcher
-from sdbox.plan import keeper
+from sdbox.planner import keeper
 from sdbox.record import record
 
 if TYPE_CHECKING:

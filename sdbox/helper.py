@@ -20,7 +20,9 @@ from sdbox.init import syscalls, wire
 if TYPE_CHECKING:
     import asyncio
     import subprocess
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sdbox.init import helper as init
 
 Streams = tuple[int, int, int]
 Answer = tuple[list[bytes], list[int]]
@@ -44,17 +46,24 @@ class Helper:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def fork(cls, *, pid_namespace: int | None = None, cgroup: str | None = None) -> Helper:
+    def fork(
+        cls,
+        *,
+        pid_namespace: int | None = None,
+        cgroup: str | None = None,
+        first: Callable[[init.Helper], None] | None = None,
+    ) -> Helper:
         """Fork the helper off this process, which must have one thread and little imported.
 
         `pid_namespace` is a process file descriptor; boxes are born in that process's namespace.
-        `cgroup` is where they are born, where it can't be the caller's own.
+        `cgroup` is where they are born, where it can't be the caller's own. `first` is work that
+        the helper does before it serves.
         """
         ours, theirs, supervisor = _connection()
         with _children_in(pid_namespace):
             pid = os.fork()
             if pid == 0:
-                _be_helper(theirs.fileno(), supervisor, cgroup)
+                _be_helper(theirs.fileno(), supervisor, cgroup, first)
         theirs.close()
         os.close(supervisor)
         return cls(ours, pid)
@@ -101,7 +110,7 @@ class Helper:
 
     async def launched(self, key: str) -> tuple[int, int]:
         """Return the PID of a forked init, as the helper sees it, and its descriptor."""
-        fields, fds = await self._answer(key)
+        fields, fds = await self.answer(key)
         if fields[0] == b"error":
             raise launch_error(*fields[2:])
         return int(fields[2]), fds[0]
@@ -109,7 +118,7 @@ class Helper:
     async def connect(self, path: str) -> socket.socket:
         """Return a connection to a stream socket, made by the helper."""
         self._send("connect", path, ())
-        fields, fds = await self._answer(path)
+        fields, fds = await self.answer(path)
         sock = socket.socket(fileno=fds[0])
         if number := int(fields[2]):
             sock.close()
@@ -125,7 +134,7 @@ class Helper:
     async def finish(self, key: str) -> str:
         """Have the private directories of an ended box removed; return those that could not be."""
         self._send("finish", key, ())
-        fields, _ = await self._answer(key)
+        fields, _ = await self.answer(key)
         return os.fsdecode(fields[2])
 
     def forget(self, key: str) -> None:
@@ -161,7 +170,8 @@ class Helper:
         else:
             os.waitpid(self.pid, 0)
 
-    async def _answer(self, key: str) -> Answer:
+    async def answer(self, key: str) -> Answer:
+        """Return the fields and descriptors of the helper's answer about `key`."""
         name = os.fsencode(key)
         try:
             return await self._future(name)
@@ -206,12 +216,17 @@ class Helper:
                 answer.set_exception(_helper_gone())
 
 
-def _be_helper(control: int, supervisor: int, cgroup: str | None) -> NoReturn:
+def _be_helper(
+    control: int,
+    supervisor: int,
+    cgroup: str | None,
+    first: Callable[[init.Helper], None] | None,
+) -> NoReturn:
     """Never return from the child of a fork."""
     from sdbox.init.helper import main
 
     try:
-        main(control, supervisor, cgroup)
+        main(control, supervisor, cgroup, first)
     finally:
         os._exit(1)
 

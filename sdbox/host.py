@@ -52,6 +52,17 @@ class Host:
     tasks_total: int
 
 
+def running() -> Endpoint | None:
+    """Return the manager that `auto` takes where nothing has to be booted for it, else None."""
+    if booted():
+        return _system()
+    from sdbox import embedded
+
+    _refuse_inside_box()
+    manager = embedded.find()
+    return None if manager is None else at_embedded(manager)
+
+
 def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
     """Return where the chosen manager is; boot the embedded one where `auto` comes down to it."""
     _refuse_inside_box()

@@ -11,22 +11,21 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
-from sdbox.box import Box
 from sdbox.errors import ManagerUnavailable
 from sdbox.execution import Connection, execute
 from sdbox.helper import Helper
 from sdbox.host import host_of, locate
-from sdbox.launch import begin, caller, encoded, plan_for
 from sdbox.manager import Manager
-from sdbox.plan import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from sdbox.box import Box
     from sdbox.host import Choice, Endpoint, Host
     from sdbox.job import Job
-    from sdbox.launch import Command, Launch
+    from sdbox.launch import Launch
+    from sdbox.planning import Command
     from sdbox.result import Result
 
 # A manager under load takes its time; what hangs for longer is broken.
@@ -132,6 +131,12 @@ class Launcher:
         Unenforceable, InvalidDirective, ManagerUnavailable, ManagerRefused and TimedOut; then
         nothing of the job is left.
         """
+        # Not for `sdbox run`, which comes with a plan, and soon.
+        from sdbox.box import Box
+        from sdbox.launch import begin
+        from sdbox.planner import new_id
+        from sdbox.planning import caller, encoded, plan_for
+
         connection = self._connected()
         given = options.get("environment")
         plan = plan_for(

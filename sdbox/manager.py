@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from sdbox.translate import UnitProperty
+    from sdbox.properties import UnitProperty
 
 # Versions of systemd, from its sources at the tags.
 MINIMUM_VERSION = 249

@@ -107,7 +107,7 @@ def _description(plan: Plan) -> dict[str, Any]:
         "unit": plan.unit,
         "command": list(plan.command),
         "started_at": time.time(),
-        "box": plan.box.to_json(),
+        "box": plan.box,
         "memory_limit_bytes": plan.memory_limit_bytes,
         "cpu_limit": plan.cpu_limit,
     }

@@ -26,7 +26,7 @@ from sdbox.values import INFINITY
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sdbox.plan import Caller
+    from sdbox.planner import Caller
     from sdbox.users import Credentials
     from sdbox.values import Bind, ResourceLimit, WorkingDirectory
 

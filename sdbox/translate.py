@@ -8,30 +8,13 @@ from __future__ import annotations
 import os
 
 from sdbox.names import bitmask, format_cpus
-from sdbox.record import record
+from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.values import INFINITY, Percent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-
-@record
-class UnitProperty:
-    """A property of a transient unit, as StartTransientUnit takes it."""
-
-    name: str
-    signature: str
-    value: Any
-
-
-@record
-class CgroupFile:
-    """A file of the unit's cgroup and what it holds once the kernel keeps the directive."""
-
-    name: str
-    contents: str
 
 
 def unit_property(name: str, signature: str) -> Callable[[Any], tuple[UnitProperty, ...]]:

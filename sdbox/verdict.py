@@ -70,7 +70,7 @@ def _result(
         wall_seconds=ending.wall_seconds,
         usage=usage,
         memory_limit_bytes=plan.memory_limit_bytes,
-        box=plan.box.to_json(),
+        box=plan.box,
         enforcement=plan.enforcement,
     )
 

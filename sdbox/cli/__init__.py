@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from sdbox.cli.parser import Parser, layout
 from sdbox.cli.talk import complain
 from sdbox.errors import SdboxError
 
@@ -21,12 +19,24 @@ VERBS = ("run", "plot", "doctor", "embedded")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser(words).parse_args(words)
     try:
-        status: int = parsed.run(parsed)
+        return _run(words)
     except SdboxError as error:
         complain(str(error))
         return error.exit_status
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["run"]:
+        # It does not even parse its words before it has begun to launch.
+        from sdbox.cli import front
+
+        return front.run(words[1:])
+    from sdbox.cli.parser import parser_for
+
+    verb = words[0] if words and words[0] in VERBS else None
+    arguments = parser_for(verb).parse_args(words)
+    status: int = arguments.run(arguments)
     return status
 
 
@@ -43,20 +53,3 @@ def entry() -> NoReturn:
             complain(f"stdout: {error.strerror}")
             status = status or 1
     os._exit(status)
-
-
-def _parser(words: Sequence[str]) -> Parser:
-    from sdbox import __version__
-
-    parser = Parser(
-        prog="sdbox",
-        description="Puts jobs in systemd scopes, with limits, isolation and an account of each.",
-        allow_abbrev=False,
-        formatter_class=layout,
-    )
-    parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
-    # Only what is needed: a launch must not pay for the other verbs.
-    for verb in words[:1] if words and words[0] in VERBS else VERBS:
-        importlib.import_module(f"sdbox.cli.{verb}").add_parser(verbs)
-    return parser

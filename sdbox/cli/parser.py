@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,6 +28,24 @@ class Parser(argparse.ArgumentParser):
         if self.make_epilog is not None:
             self.epilog = self.make_epilog()
         return super().format_help()
+
+
+def parser_for(verb: str | None) -> Parser:
+    """Return the parser of the command line; of one verb only, where just that will be asked."""
+    from sdbox import __version__
+    from sdbox.cli import VERBS
+
+    parser = Parser(
+        prog="sdbox",
+        description="Puts jobs in systemd scopes, with limits, isolation and an account of each.",
+        allow_abbrev=False,
+        formatter_class=layout,
+    )
+    parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
+    for name in VERBS if verb is None else (verb,):
+        importlib.import_module(f"sdbox.cli.{name}").add_parser(verbs)
+    return parser
 
 
 def layout(prog: str) -> argparse.HelpFormatter:

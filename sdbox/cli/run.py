@@ -1,34 +1,28 @@
-"""`sdbox run`: one job, from the command line to the same end as the payload's."""
+"""`sdbox run`: what its command line says, and the plan that this comes down to."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import sys
-import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sdbox import verdict
 from sdbox.box import Box
-from sdbox.cli import streams
 from sdbox.cli.parser import Parser, layout
-from sdbox.cli.signals import Signals, end_by
 from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
 from sdbox.errors import SdboxError
-from sdbox.helper import Helper
-from sdbox.host import CHOICES, host_of, locate
-from sdbox.launch import begin, caller, plan_for
-from sdbox.plan import new_id
+from sdbox.host import CHOICES
+from sdbox.planner import new_id
+from sdbox.planning import caller, plan_for
+from sdbox.record import record
 from sdbox.spec import hides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from sdbox.directives import Directive, Option
+    from sdbox.host import Host
     from sdbox.plan import Plan
-    from sdbox.result import Result
 
 _EPILOG = """\
 -p takes every directive, with the value syntax of systemd.resource-control(5) and
@@ -51,7 +45,7 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         allow_abbrev=False,
     )
     parser.make_epilog = _epilog
-    parser.set_defaults(run=run, assignments=[])
+    parser.set_defaults(assignments=[])
     parser.add_argument(
         "-p", "--property", action=_Assign, metavar="NAME=VALUE", help="set any directive"
     )
@@ -109,47 +103,37 @@ class _Assign(argparse.Action):
         namespace.assignments = [*namespace.assignments, (option_string, raw)]
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the job; return its exit status, or end by its signal."""
-    streams.fill_standard()
-    signals = Signals()
-    box = _box(arguments)
-    with (
-        _opened("--report", arguments.report) as report,
-        _opened("--record", arguments.record) as record,
-        streams.terminal_kept() as foreground,
-    ):
-        endpoint = locate(arguments.manager, notice=complain)
-        me = caller(_inherited_environment(), signals.ignored)
-        plan = plan_for(
-            host_of(endpoint),
-            _command(arguments.command),
-            box,
-            job=new_id() if arguments.id is None else arguments.id,
-            caller=me,
-        )
-        _tell_what_is_watched(plan)
-        _tell_where_it_starts(plan, me.working_directory)
-        helper = Helper.fork(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
-        launch = begin(helper, plan, (0, 1, 2), record=record)
-        # From here on init prepares itself, while this process imports what talks to systemd.
-        # That is asyncio for the most part, and a sixth of it is TLS, which D-Bus has no use for.
-        sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
-        from sdbox.cli.supervise import supervise
+@record
+class Prepared:
+    """What the command line comes down to: the plan, and files that are open to be written."""
 
-        try:
-            result = supervise(
-                launch,
-                endpoint=endpoint,
-                helper=helper,
-                signals=signals,
-                stops=foreground,
-            )
-        except SdboxError as error:
-            _write(report, verdict.launch_failed(plan, time.time(), str(error)))
-            raise
-        _write(report, result)
-    return _end(result)
+    plan: Plan
+    report: TextIO | None
+    record: TextIO | None
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise SdboxError for what is wrong on any host."""
+    _box(arguments)
+
+
+def prepare(arguments: argparse.Namespace, host: Host, ignored_signals: Sequence[int]) -> Prepared:
+    """Return what a launch will take. Starts nothing. Raises SdboxError."""
+    box = _box(arguments)
+    me = caller(_inherited_environment(), ignored_signals)
+    plan = plan_for(
+        host,
+        _command(arguments.command),
+        box,
+        job=new_id() if arguments.id is None else arguments.id,
+        caller=me,
+    )
+    # Before the job starts, so that a path that can't be is told in time.
+    report = _opened("--report", arguments.report)
+    series = _opened("--record", arguments.record)
+    _tell_what_is_watched(plan)
+    _tell_where_it_starts(box, me.working_directory)
+    return Prepared(plan=plan, report=report, record=series)
 
 
 def _tell_what_is_watched(plan: Plan) -> None:
@@ -161,8 +145,8 @@ def _tell_what_is_watched(plan: Plan) -> None:
         )
 
 
-def _tell_where_it_starts(plan: Plan, inherited: str) -> None:
-    directives = plan.box.directives
+def _tell_where_it_starts(box: Box, inherited: str) -> None:
+    directives = box.directives
     if "WorkingDirectory" in directives or "RootDirectory" in directives:
         return
     if not inherited:
@@ -210,43 +194,12 @@ def _command(words: Sequence[str]) -> Sequence[str]:
     return words[1:] if words[:1] == ["--"] else words
 
 
-@contextlib.contextmanager
-def _opened(option: str, path: str | None) -> Iterator[TextIO | None]:
-    """Open a file to write before the job starts, so that a path that can't be is told in time."""
+def _opened(option: str, path: str | None) -> TextIO | None:
     if path is None:
-        yield None
-        return
+        return None
     try:
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below
+        return open(path, "w", encoding="utf-8")
     except OSError as error:
         raise SdboxError(
             f"{option}: {path!r}: {error.strerror}", hint="Name a file that can be written"
         ) from None
-    try:
-        yield file
-    finally:
-        # What could not be written has been told already, and is not to be tried again.
-        with contextlib.suppress(OSError):
-            file.close()
-
-
-def _write(report: TextIO | None, result: Result) -> None:
-    if report is None:
-        return
-    import json
-
-    try:
-        json.dump(result.to_json(), report, indent=2)
-        report.write("\n")
-        report.flush()
-    except OSError as error:
-        # The job is done, and its status is what the caller needs most.
-        complain(f"--report: {report.name!r}: {error.strerror}")
-
-
-def _end(result: Result) -> int:
-    if result.reason not in ("exited", "signal"):
-        complain(result.message)
-    if result.signal is not None:
-        end_by(result.signal)
-    return result.exit_code or 0

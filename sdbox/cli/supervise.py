@@ -1,35 +1,93 @@
-"""The second half of `sdbox run`: all that needs an event loop and D-Bus."""
+"""The supervisor's part of `sdbox run`: all that needs an event loop and D-Bus."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-from typing import TYPE_CHECKING
+import marshal
+import os
+import time
+from typing import TYPE_CHECKING, TextIO
 
+from sdbox import verdict
 from sdbox.cli import streams
+from sdbox.cli.front import LAUNCH, PLAN
 from sdbox.cli.signals import stop
 from sdbox.cli.talk import complain
+from sdbox.errors import SdboxError
+from sdbox.launch import Launch
 from sdbox.launcher import Launcher
+from sdbox.plan import Plan
 
 if TYPE_CHECKING:
+    import socket
+
     from sdbox.cli.signals import Signals
     from sdbox.helper import Helper
     from sdbox.host import Endpoint
-    from sdbox.launch import Launch
     from sdbox.result import Result
 
 
 def supervise(
-    launch: Launch, *, endpoint: Endpoint, helper: Helper, signals: Signals, stops: bool
-) -> Result:
-    """See a launch through to the job's end. `stops`: stop with the payload, for a shell's sake.
+    report: socket.socket, *, endpoint: Endpoint, helper: Helper, signals: Signals, stops: bool
+) -> Result | int:
+    """See a launch through to the job's end; or return the exit status where there is none.
 
-    Not otherwise: who continues just the payload would leave the job without a supervisor.
+    `report` is where init will speak. `stops`: stop with the payload, for a shell's sake. Not
+    otherwise: who continues just the payload would leave the job without a supervisor.
     """
-    return asyncio.run(_supervise(launch, endpoint, helper, signals, stops=stops))
+    return asyncio.run(_supervise(report, endpoint, helper, signals, stops=stops))
 
 
 async def _supervise(
+    report: socket.socket, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
+) -> Result | int:
+    helper.attach(asyncio.get_running_loop())
+    fields, fds = await helper.answer(PLAN)
+    if fields[0] == b"over":
+        await helper.close()
+        return int(fields[2])
+    plan = _received_plan(fds[0])
+    files = _opened(fields[2:], fds[1:])
+    launch = Launch(plan=plan, key=LAUNCH, report=report, record=files.get(b"record"))
+    result = await _account(launch, files.get(b"report"), endpoint, helper, signals, stops=stops)
+    for opened in files.values():
+        with contextlib.suppress(OSError):
+            opened.close()
+    return result
+
+
+def _received_plan(fd: int) -> Plan:
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return Plan.from_plain(marshal.load(file))  # noqa: S302 - from this very program
+
+
+def _opened(names: list[bytes], fds: list[int]) -> dict[bytes, TextIO]:
+    return {name: os.fdopen(fd, "w") for name, fd in zip(names, fds, strict=True)}
+
+
+async def _account(
+    launch: Launch,
+    report: TextIO | None,
+    endpoint: Endpoint,
+    helper: Helper,
+    signals: Signals,
+    *,
+    stops: bool,
+) -> Result:
+    """See the job to its end, and write the account of that, or of the launch that failed."""
+    try:
+        result = await _see_through(launch, endpoint, helper, signals, stops=stops)
+    except SdboxError as error:
+        _write(report, verdict.launch_failed(launch.plan, time.time(), str(error)))
+        raise
+    _write(report, result)
+    return result
+
+
+async def _see_through(
     launch: Launch, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
 ) -> Result:
     async with Launcher(endpoint=endpoint, helper=helper, only=launch.plan.unit) as launcher:
@@ -45,3 +103,17 @@ async def _supervise(
         if job.series is not None and job.series.error is not None:
             complain(f"--record: {job.series.error.strerror}")
         return result
+
+
+def _write(report: TextIO | None, result: Result) -> None:
+    if report is None:
+        return
+    import json
+
+    try:
+        json.dump(result.to_json(), report, indent=2)
+        report.write("\n")
+        report.flush()
+    except OSError as error:
+        # The job is done, and its status is what the caller needs most.
+        complain(f"--report: {error.strerror}")

@@ -19,7 +19,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sdbox.init import cleanup, syscalls, wire
 from sdbox.init.main import Init
@@ -35,8 +35,6 @@ _END_SECONDS = 30.0
 
 # How long an init may take to notice that the supervisor is gone, and to end.
 _INIT_SECONDS = 10.0
-
-_STREAMS = 3
 
 
 class Child:
@@ -62,9 +60,6 @@ class Helper:
         self.children: dict[bytes, Child] = {}
         self.ended: dict[int, Callable[[int], None]] = {}
         self.poll = select.poll()
-
-    def run(self) -> NoReturn:
-        """Serve, then end what is left."""
         # Blocked here and inherited by every init: neither may die of a signal meant for the
         # payload, as ^C at a terminal or the manager's SIGTERM is.
         every = signal.valid_signals()
@@ -72,6 +67,14 @@ class Helper:
         # For the payloads: what Python sets, and what the supervisor ignores, is not for them.
         for number in every - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
+
+    def close_others(self) -> None:
+        """Close every descriptor that came from the supervisor but for those of use."""
+        own = {self.control.fileno(), self.supervisor, self.self_pidfd, *self.ended}
+        close_all_but({0, 1, 2, *own})
+
+    def run(self) -> NoReturn:
+        """Serve, then end what is left."""
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(self.supervisor, select.POLLIN)
         while self._serve_once():
@@ -117,27 +120,30 @@ class Helper:
             wire.send(self.control, "connected", path, number, fds=(sock.fileno(),))
 
     def _launch(self, key: bytes, fds: list[int]) -> None:
+        # The sender is this process's own supervisor, and runs the same Python: marshal is
+        # there without an import, and keeps bytes as they are.
+        with open(fds[0], "rb", closefd=False) as file:
+            spec = marshal.load(file)  # noqa: S302
+        self.launch(key, spec, fds[1:])
+        wire.close(fds)
+
+    def launch(self, key: bytes, spec: dict[str, Any], fds: Sequence[int]) -> None:
+        """Fork an init, which gets a report socket and its three streams, and tell."""
         directories: dict[str, str] = {}
         try:
-            # The sender is this process's own supervisor, and runs the same Python: marshal is
-            # there without an import, and keeps bytes as they are.
-            with open(fds[0], "rb", closefd=False) as file:
-                spec = marshal.load(file)  # noqa: S302
             for destination, parent in spec["private_directories"]:
                 directories[destination] = _make_directory(parent, spec["job"])
             pid = self._fork(spec, fds, directories)
-            pidfd = os.pidfd_open(pid)
         except StepError as error:
             cleanup.remove_directories(directories.values())
             wire.send(self.control, "error", key, error.name, error.path, error.number)
-        else:
-            self.children[key] = Child(pid, pidfd, directories)
-            self._await_end(pidfd, lambda fd: self._reap(key))
-            wire.send(self.control, "forked", key, pid, fds=(pidfd,))
-        finally:
-            wire.close(fds)
+            return
+        pidfd = os.pidfd_open(pid)
+        self.children[key] = Child(pid, pidfd, directories)
+        self._await_end(pidfd, lambda fd: self._reap(key))
+        wire.send(self.control, "forked", key, pid, fds=(pidfd,))
 
-    def _fork(self, spec: dict[str, Any], fds: list[int], directories: dict[str, str]) -> int:
+    def _fork(self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]) -> int:
         """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
         private_pids = spec["private_pids"]
         if private_pids:
@@ -155,10 +161,10 @@ class Helper:
                 syscalls.setns(self.self_pidfd, syscalls.CLONE_NEWPID)
 
     def _become_init(
-        self, spec: dict[str, Any], fds: list[int], directories: dict[str, str]
+        self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
     ) -> NoReturn:
         try:
-            report, streams = fds[1], fds[2 : 2 + _STREAMS]
+            report, *streams = fds
             guardians = (self.supervisor, self.self_pidfd)
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
@@ -245,20 +251,29 @@ def close_all_but(keep: set[int]) -> None:
                 pass
 
 
-def main(control: int, supervisor: int, cgroup: str | None = None) -> NoReturn:
+def main(
+    control: int,
+    supervisor: int,
+    cgroup: str | None = None,
+    first: Callable[[Helper], None] | None = None,
+) -> NoReturn:
     """Be the helper, on an inherited socket and the supervisor's process descriptor.
 
     `cgroup` is a cgroup to move to, where inits could not be moved to their units otherwise.
+    `first` is work to do before anything is asked for.
     """
     if cgroup is not None:
         with open(f"{cgroup}/cgroup.procs", "wb", buffering=0) as file:
             file.write(b"0")
+    helper = Helper(socket.socket(fileno=control), supervisor)
+    if first is not None:
+        first(helper)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    close_all_but({0, 1, 2, control, supervisor})
+    helper.close_others()
     os.chdir("/")
-    Helper(socket.socket(fileno=control), supervisor).run()
+    helper.run()
 
 
 def _make_directory(parent: str, job: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from sdbox.box import Box
 from sdbox.init import syscalls
-from sdbox.plan import Caller
+from sdbox.planner import Caller
 from sdbox.spec import hides, make_spec
 from sdbox.users import Credentials
 

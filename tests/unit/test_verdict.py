@@ -11,7 +11,8 @@ import pytest
 from sdbox.box import Box
 from sdbox.host import Host
 from sdbox.kmsg import Victim
-from sdbox.plan import Caller, Plan, make_plan
+from sdbox.plan import Plan
+from sdbox.planner import Caller, make_plan
 from sdbox.result import REPORT_FIELDS, Reason, Result, Usage
 from sdbox.verdict import Ending, launch_failed, result, signal_name
 from sdbox.watch import Excess

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sdbox.errors import SdboxError
 
 from . import cache, image, order, report, tier
+from .errors import TierFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 RESULTS = cache.directory() / "results"
 _FAILED = 125
 _INTERRUPTED = 130
+_A_DAY = 86400.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +69,9 @@ def _exec(options: argparse.Namespace) -> int:
 
 
 def _shell(options: argparse.Namespace) -> int:
+    if not sys.stdin.isatty():
+        raise TierFailed("A shell needs a terminal", hint="Use `tests/vm/run exec`")
+    options.seconds = options.seconds or _A_DAY
     return _boot(options, order.shell, interactive=True)
 
 

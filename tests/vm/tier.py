@@ -56,10 +56,10 @@ def carry_out(
     interactive: bool = False,
 ) -> int:
     """Boot the tier for one order; return its exit status. Its results go to `output`."""
-    machine = _lab() if name == "lab" else _vm(hardware)
     output.mkdir(parents=True, exist_ok=True)
     for stale in RESULTS:
         (output / stale).unlink(missing_ok=True)
+    machine = _lab() if name == "lab" else _vm(hardware)
     with tempfile.TemporaryDirectory() as directory:
         place, results = Path(directory, "order"), Path(directory, "results")
         write_order(place)

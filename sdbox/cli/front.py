@@ -1,0 +1,122 @@
+"""`sdbox run`, from the first word to the same end as the payload's.
+
+Two processes share the work, since there are two CPUs at least: one reads the command line, makes
+the plan, and becomes the helper that forks init; the other, the supervisor, imports meanwhile what
+it takes to talk to systemd, which is most of a launch.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from sdbox.cli import streams
+from sdbox.cli.signals import Signals, end_by
+from sdbox.cli.talk import complain
+from sdbox.errors import SdboxError
+from sdbox.helper import Helper
+from sdbox.host import host_of, locate, running
+from sdbox.init import wire
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from sdbox.host import Endpoint
+    from sdbox.init import helper as init
+    from sdbox.result import Result
+
+# What the two processes call the plan, and the launch.
+PLAN, LAUNCH = "plan", "launch"
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the job that the words after `run` describe; return its status, or end by its signal."""
+    streams.fill_standard()
+    signals = Signals()
+    with streams.terminal_kept() as foreground:
+        endpoint = _endpoint(words)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+
+        def read_words(helper: init.Helper) -> None:
+            ours.close()
+            _read_words(words, endpoint, signals, helper, theirs)
+
+        helper = Helper.fork(
+            pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup, first=read_words
+        )
+        theirs.close()
+        # asyncio is most of it, and a sixth of asyncio is TLS, which D-Bus has no use for.
+        sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
+        from sdbox.cli.supervise import supervise
+
+        result = supervise(
+            ours, endpoint=endpoint, helper=helper, signals=signals, stops=foreground
+        )
+    return result if isinstance(result, int) else _end(result)
+
+
+def _endpoint(words: Sequence[str]) -> Endpoint:
+    """Return the manager to use. Nothing is booted for a command line that is wrong."""
+    chosen = any(word.startswith("--manager") for word in words)
+    endpoint = None if chosen else running()
+    if endpoint is not None:
+        return endpoint
+    from sdbox.cli.run import check
+
+    arguments = _parse(words)
+    check(arguments)
+    return locate(arguments.manager, notice=complain)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    from sdbox.cli.parser import parser_for
+
+    return parser_for("run").parse_args(["run", *words])
+
+
+def _read_words(
+    words: Sequence[str],
+    endpoint: Endpoint,
+    signals: Signals,
+    helper: init.Helper,
+    report: socket.socket,
+) -> None:
+    """In the helper: make the plan, tell the supervisor, and launch; or tell that it is over."""
+    import marshal
+
+    from sdbox.cli.run import prepare
+
+    try:
+        prepared = prepare(_parse(words), host_of(endpoint), signals.ignored)
+    except SystemExit as error:
+        _give_up(helper, error.code if isinstance(error.code, int) else 1)
+    except SdboxError as error:
+        complain(str(error))
+        _give_up(helper, error.exit_status)
+    memory = os.memfd_create("sdbox-plan", os.MFD_CLOEXEC)
+    with open(memory, "wb") as file:
+        marshal.dump(prepared.plan.to_plain(), file)
+        file.flush()
+        files = {"report": prepared.report, "record": prepared.record}
+        names = [name for name, opened in files.items() if opened is not None]
+        fds = [opened.fileno() for opened in files.values() if opened is not None]
+        wire.send(helper.control, "planned", PLAN, *names, fds=(memory, *fds))
+    helper.launch(LAUNCH.encode(), dict(prepared.plan.spec), (report.fileno(), 0, 1, 2))
+
+
+def _give_up(helper: init.Helper, status: int) -> NoReturn:
+    sys.stdout.flush()
+    wire.send(helper.control, "over", PLAN, status)
+    os._exit(0)
+
+
+def _end(result: Result) -> int:
+    if result.reason not in ("exited", "signal"):
+        complain(result.message)
+    if result.signal is not None:
+        end_by(result.signal)
+    return result.exit_code or 0

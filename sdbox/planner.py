@@ -1,0 +1,183 @@
+"""From a box to what will be done: the unit's properties, init's work, the watches. Pure.
+
+What the host can't keep is refused here, before anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from sdbox.directives import DIRECTIVES
+from sdbox.errors import InvalidDirective, Unenforceable
+from sdbox.messages import one_line
+from sdbox.plan import Plan
+from sdbox.record import record
+from sdbox.spec import make_spec
+from sdbox.values import INFINITY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sdbox.box import Box
+    from sdbox.directives import Directive
+    from sdbox.host import Host
+    from sdbox.properties import CgroupFile, UnitProperty
+    from sdbox.result import Enforcement
+    from sdbox.users import Credentials
+    from sdbox.values import Percent
+
+SLICE = "sdbox.slice"
+# systemd.unit(5), without what the shell or a path would trip over.
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.-")
+_ID_LONGEST = 200
+# DefaultTimeoutStopSec= of systemd-system.conf(5).
+_STOP_USEC = 90_000_000
+_DESCRIPTION_LONGEST = 120
+
+
+@record
+class Caller:
+    """What a job takes over from whoever starts it. `home` is what `~` stands for."""
+
+    environment: Mapping[bytes, bytes]
+    working_directory: str
+    home: str
+    oom_score_adjust: int = 0
+    ignored_signals: tuple[int, ...] = ()
+
+
+def make_plan(
+    *,
+    job: str,
+    command: Sequence[str],
+    box: Box,
+    host: Host,
+    credentials: Credentials | None,
+    caller: Caller,
+) -> Plan:
+    """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective."""
+    check_id(job)
+    # What is asked for must be kept; what only follows from it is kept where it can be.
+    asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
+    enforcement = {name: _kept(name, value, host) for name, value in _items(asked)}
+    full = asked.with_defaults()
+    for name in full.directives:
+        if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
+            enforcement[name] = "kernel"
+    kept = {name: value for name, value in _items(full) if name in enforcement}
+    controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
+    unit = f"sdbox-{job}.scope"
+    return Plan(
+        job=job,
+        unit=unit,
+        cgroup=f"{slice_path(kept.get('Slice', SLICE))}/{unit}",
+        manager=host.manager,
+        command=tuple(command),
+        box=box.to_json(),
+        enforcement=enforcement,
+        properties=_properties(job, command, kept),
+        files=tuple(file for name, value in controlled.items() for file in _files(name, value)),
+        needs={name: DIRECTIVES[name].needs_version(value) for name, value in _items(box)},
+        watched={name: int(v) for name, v in kept.items() if enforcement[name] == "watch"},
+        memory_limit_bytes=_limit(kept.get("MemoryMax", INFINITY)),
+        cpu_limit=_cpus(kept.get("CPUQuota")),
+        runtime_max_seconds=_seconds(kept.get("RuntimeMaxSec", INFINITY)),
+        stop_seconds=_seconds(kept.get("TimeoutStopSec", _STOP_USEC)) or float("inf"),
+        oom_policy=kept.get("OOMPolicy"),
+        spec=make_spec(
+            job=job,
+            command=command,
+            directives=kept,
+            credentials=credentials,
+            caller=caller,
+            own_proc=host.manager == "embedded",
+            spare_init="memory" in host.controllers,
+        ),
+    )
+
+
+def _limit(value: int) -> int | None:
+    return None if value == INFINITY else int(value)
+
+
+def _seconds(usec: int) -> float | None:
+    return None if usec == INFINITY else usec / 1_000_000
+
+
+def _cpus(quota: Percent | None) -> float | None:
+    return None if quota is None else quota.permyriad / 10_000
+
+
+def slice_path(name: str) -> str:
+    """Return the cgroup of a slice: `a-b.slice` is in `a.slice` (systemd.slice(5))."""
+    if name == "-.slice":
+        return ""
+    levels = name.removesuffix(".slice").split("-")
+    return "".join(f"/{'-'.join(levels[:n])}.slice" for n in range(1, len(levels) + 1))
+
+
+def new_id() -> str:
+    """Return an id for a job, unique on any machine."""
+    return os.urandom(6).hex()
+
+
+def check_id(job: str) -> None:
+    """Refuse an id that can't be part of a unit's name. Raises InvalidDirective."""
+    if not job or len(job) > _ID_LONGEST or not _ID_CHARACTERS.issuperset(job):
+        raise InvalidDirective(
+            f"{job!r} is not a job's id",
+            hint=f"Give up to {_ID_LONGEST} letters, digits and any of : _ . -",
+        )
+
+
+def _items(box: Box) -> list[tuple[str, Any]]:
+    return list(box.directives.items())
+
+
+def keeper(directive: Directive, host: Host) -> Enforcement | None:
+    """Return who keeps a directive on this host, or None where nobody can."""
+    if directive.controller is None:
+        return "watch" if directive.watch else "manager" if directive.unit else "kernel"
+    if directive.controller in host.controllers:
+        return "kernel"
+    return "watch" if directive.watch else None
+
+
+def _kept(name: str, value: Any, host: Host) -> Enforcement:
+    directive = DIRECTIVES[name]
+    kept_by = keeper(directive, host)
+    if directive.controller is not None and value == INFINITY:
+        # No limit is kept everywhere.
+        return "kernel"
+    if kept_by is None:
+        raise Unenforceable(
+            f"{name}: this host has no {directive.controller} controller for its units",
+            hint=f"Leave it out; `sdbox doctor` tells what keeps {directive.controller} away",
+        )
+    return kept_by
+
+
+def _properties(
+    job: str, command: Sequence[str], directives: Mapping[str, Any]
+) -> tuple[UnitProperty, ...]:
+    values = {"Slice": SLICE, "Description": _description(job, command), **directives}
+    return tuple(
+        unit_property
+        for name, value in values.items()
+        if (to_properties := DIRECTIVES[name].unit) is not None
+        for unit_property in to_properties(value)
+    )
+
+
+def _files(name: str, value: Any) -> tuple[CgroupFile, ...]:
+    to_files = DIRECTIVES[name].files
+    return to_files(value) if to_files is not None else ()
+
+
+def _description(job: str, command: Sequence[str]) -> str:
+    text = f"sdbox job {job}: {' '.join(command)}"
+    printable = one_line(text)
+    if len(printable) > _DESCRIPTION_LONGEST:
+        return printable[: _DESCRIPTION_LONGEST - 1] + "…"
+    return printable
