@@ -13,8 +13,6 @@ from sdbox.errors import SdboxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("run", "plot", "doctor", "embedded")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
@@ -34,8 +32,7 @@ def _run(words: Sequence[str]) -> int:
         return front.run(words[1:])
     from sdbox.cli.parser import parser_for
 
-    verb = words[0] if words and words[0] in VERBS else None
-    arguments = parser_for(verb).parse_args(words)
+    arguments = parser_for(words[:1]).parse_args(words)
     status: int = arguments.run(arguments)
     return status
 

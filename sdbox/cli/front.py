@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from sdbox.init import helper as init
     from sdbox.result import Result
 
-# What the two processes call the plan, and the launch.
-PLAN, LAUNCH = "plan", "launch"
-
 
 def run(words: Sequence[str]) -> int:
     """Run the job that the words after `run` describe; return its status, or end by its signal."""
@@ -75,7 +72,7 @@ def _endpoint(words: Sequence[str]) -> Endpoint:
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     from sdbox.cli.parser import parser_for
 
-    return parser_for("run").parse_args(["run", *words])
+    return parser_for(["run"]).parse_args(["run", *words])
 
 
 def _read_words(
@@ -104,13 +101,13 @@ def _read_words(
         files = {"report": prepared.report, "record": prepared.record}
         names = [name for name, opened in files.items() if opened is not None]
         fds = [opened.fileno() for opened in files.values() if opened is not None]
-        wire.send(helper.control, "planned", PLAN, *names, fds=(memory, *fds))
-    helper.launch(LAUNCH.encode(), dict(prepared.plan.spec), (report.fileno(), 0, 1, 2))
+        wire.send(helper.control, "planned", wire.PLAN, *names, fds=(memory, *fds))
+    helper.launch(wire.LAUNCH.encode(), dict(prepared.plan.spec), (report.fileno(), 0, 1, 2))
 
 
 def _give_up(helper: init.Helper, status: int) -> NoReturn:
     sys.stdout.flush()
-    wire.send(helper.control, "over", PLAN, status)
+    wire.send(helper.control, "over", wire.PLAN, status)
     os._exit(0)
 
 

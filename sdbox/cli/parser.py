@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, NoReturn
 from sdbox.cli.talk import complain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+
+VERBS = ("run", "plot", "doctor", "embedded")
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,10 +33,9 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
 
-def parser_for(verb: str | None) -> Parser:
-    """Return the parser of the command line; of one verb only, where just that will be asked."""
+def parser_for(first: Sequence[str]) -> Parser:
+    """Return the parser of the command line; of one verb only, where the first word is that."""
     from sdbox import __version__
-    from sdbox.cli import VERBS
 
     parser = Parser(
         prog="sdbox",
@@ -43,7 +45,7 @@ def parser_for(verb: str | None) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
-    for name in VERBS if verb is None else (verb,):
+    for name in first if set(first) & set(VERBS) else VERBS:
         importlib.import_module(f"sdbox.cli.{name}").add_parser(verbs)
     return parser
 

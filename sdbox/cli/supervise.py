@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from sdbox import verdict
 from sdbox.cli import streams
-from sdbox.cli.front import LAUNCH, PLAN
 from sdbox.cli.signals import stop
 from sdbox.cli.talk import complain
 from sdbox.errors import SdboxError
+from sdbox.init import wire
 from sdbox.launch import Launch
 from sdbox.launcher import Launcher
 from sdbox.plan import Plan
@@ -44,13 +44,13 @@ async def _supervise(
     report: socket.socket, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
 ) -> Result | int:
     helper.attach(asyncio.get_running_loop())
-    fields, fds = await helper.answer(PLAN)
+    fields, fds = await helper.answer(wire.PLAN)
     if fields[0] == b"over":
         await helper.close()
         return int(fields[2])
     plan = _received_plan(fds[0])
     files = _opened(fields[2:], fds[1:])
-    launch = Launch(plan=plan, key=LAUNCH, report=report, record=files.get(b"record"))
+    launch = Launch(plan=plan, key=wire.LAUNCH, report=report, record=files.get(b"record"))
     result = await _account(launch, files.get(b"report"), endpoint, helper, signals, stops=stops)
     for opened in files.values():
         with contextlib.suppress(OSError):

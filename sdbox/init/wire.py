@@ -10,6 +10,9 @@ import array
 import os
 import socket
 
+# What `sdbox run` calls its plan and its launch, of which it has one each.
+PLAN, LAUNCH = "plan", "launch"
+
 _LARGEST = 16384
 _MOST_FDS = 16
 

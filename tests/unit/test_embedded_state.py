@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sdbox.embedded import needs, state
 from sdbox.errors import ManagerUnavailable
+from sdbox.record import replaced
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_nothing_is_found_where_nothing_was_written(manager: state.Embedded) -> 
     ],
 )
 def test_a_stale_file_is_not_believed(manager: state.Embedded, stale: dict[str, int | str]) -> None:
-    state.write(replace(manager, **stale))  # type: ignore[arg-type]
+    state.write(replaced(manager, **stale))  # type: ignore[arg-type]
     assert find(manager) is None
 
 
@@ -91,7 +91,7 @@ def test_a_zombie_is_not_alive(manager: state.Embedded) -> None:
         os._exit(0)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     try:
-        assert not replace(manager, pid=pid).alive()
+        assert not replaced(manager, pid=pid).alive()
         with pytest.raises(ProcessLookupError):
             state.start_time(pid)
     finally:
@@ -102,9 +102,9 @@ def test_open_pidfd(manager: state.Embedded) -> None:
     before = len(os.listdir("/proc/self/fd"))
     os.close(manager.open_pidfd())
     with pytest.raises(ManagerUnavailable, match="has ended"):
-        replace(manager, start_time=1).open_pidfd()
+        replaced(manager, start_time=1).open_pidfd()
     with pytest.raises(ManagerUnavailable, match="has ended"):
-        replace(manager, pid=2**22 + 1).open_pidfd()
+        replaced(manager, pid=2**22 + 1).open_pidfd()
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -25,14 +25,14 @@ PACKAGE = Path(str(sdbox.__file__)).parent
 LAYERS = {
     "init": ["init."],
     "pure": [
-        "box", "directives", "errors", "messages", "names", "plan", "quantities", "quoting",
+        "box", "directives", "errors", "messages", "names", "plan", "planner", "properties", "quantities", "quoting",
         "record", "result", "spec", "syntax", "translate", "values", "verdict",
     ],
     "systems": [
         "bus", "cgroup", "config", "dial", "embedded.", "helper", "host", "kmsg", "manager",
         "memory", "plot", "report", "series", "systemd", "usage", "users", "watch",
     ],
-    "launcher": ["api", "doctor", "execution", "job", "launch", "launcher"],
+    "launcher": ["api", "doctor", "execution", "job", "launch", "launcher", "planning"],
     "edges": ["", "__main__", "cli."],
 }  # fmt: skip
 LEVELS = {name: level for level, names in enumerate(LAYERS.values()) for name in names}

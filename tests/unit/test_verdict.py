@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -13,6 +12,7 @@ from sdbox.host import Host
 from sdbox.kmsg import Victim
 from sdbox.plan import Plan
 from sdbox.planner import Caller, make_plan
+from sdbox.record import replaced
 from sdbox.result import REPORT_FIELDS, Reason, Result, Usage
 from sdbox.verdict import Ending, launch_failed, result, signal_name
 from sdbox.watch import Excess
@@ -44,7 +44,7 @@ def plan(box: Box) -> Plan:
 
 def ending(status: int | None, **other: object) -> Ending:
     usual = Ending(status=status, started_at=100.0, ended_at=103.5, wall_seconds=3.25)
-    return replace(usual, **other)  # type: ignore[arg-type]
+    return replaced(usual, **other)  # type: ignore[arg-type]
 
 
 LIMITED = Box(MemoryMax="64M", RuntimeMaxSec="2.5s")

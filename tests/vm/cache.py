@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-KEEP_SECONDS = 30 * 86400.0
+# Of each kind as many are kept, and whatever a tier may still be running from.
+KEEP = 3
+KEEP_SECONDS = 6 * 3600.0
 _BUILDING = ".building-"
 
 
@@ -57,9 +60,13 @@ def _locked(parent: Path) -> Iterator[None]:
 
 def _prune(parent: Path) -> None:
     """Remove what was not finished (nobody else builds now), and what is not used any more."""
-    oldest = time.time() - KEEP_SECONDS
-    for path in parent.iterdir():
-        if path.name.startswith(_BUILDING) or path.stat().st_mtime < oldest:
+    latest = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    kept: Counter[str] = Counter()
+    for path in latest:
+        kind = path.name.partition("-")[0]
+        kept[kind] += 1
+        old = path.stat().st_mtime < time.time() - KEEP_SECONDS
+        if path.name.startswith(_BUILDING) or (old and kept[kind] > KEEP):
             _remove(path)
 
 

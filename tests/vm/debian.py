@@ -54,11 +54,12 @@ def settings() -> list[str]:
 def _sources(suite: str) -> list[str]:
     command = ["apt-get", "indextargets", "--format", _TARGETS, "Created-By: Packages"]
     targets = run(command, seconds=_QUERY_SECONDS).splitlines()
-    lines = (_translated(suite, *target.split("|")) for target in targets)
+    lines = (translated(suite, *target.split("|")) for target in targets)
     return list(dict.fromkeys(line for line in lines if line))
 
 
-def _translated(suite: str, origin: str, release: str, component: str, uri: str) -> str:
+def translated(suite: str, origin: str, release: str, component: str, uri: str) -> str:
+    """Return the line for `suite` that stands where one of apt's targets does, if any."""
     _, dash, pocket = release.partition("-")
     if (origin, component) != ("Debian", "main") or pocket not in _POCKETS:
         return ""
