@@ -16,8 +16,8 @@ from sdbox import systemd
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
 from sdbox.manager import MINIMUM_VERSION, Manager
+from sdbox.properties import UnitProperty
 from sdbox.systemd import SYSTEMD
-from sdbox.translate import UnitProperty
 
 if TYPE_CHECKING:
     import subprocess

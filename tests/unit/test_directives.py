@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sdbox.directives import DIRECTIVES, OPTIONS, Directive, find, option_value
 from sdbox.errors import InvalidDirective
+from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.syntax import ListSyntax
-from sdbox.translate import CgroupFile, UnitProperty
 from sdbox.values import INFINITY, Bind, Percent, ResourceLimit, Usec, WorkingDirectory
 
 if TYPE_CHECKING:

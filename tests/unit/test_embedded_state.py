@@ -60,7 +60,7 @@ def test_nothing_is_found_where_nothing_was_written(manager: state.Embedded) -> 
     ],
 )
 def test_a_stale_file_is_not_believed(manager: state.Embedded, stale: dict[str, int | str]) -> None:
-    state.write(replaced(manager, **stale))  # type: ignore[arg-type]
+    state.write(replaced(manager, **stale))
     assert find(manager) is None
 
 

@@ -25,7 +25,8 @@ PACKAGE = Path(str(sdbox.__file__)).parent
 LAYERS = {
     "init": ["init."],
     "pure": [
-        "box", "directives", "errors", "messages", "names", "plan", "planner", "properties", "quantities", "quoting",
+        "box", "directives", "errors", "messages", "names", "plan", "planner", "properties",
+        "quantities", "quoting",
         "record", "result", "spec", "syntax", "translate", "values", "verdict",
     ],
     "systems": [

@@ -402,6 +402,6 @@ def test_init_is_spared_where_the_kernel_may_kill_for_memory() -> None:
 def test_a_plan_crosses_processes_as_plain_data() -> None:
     box = Box(MemoryMax="1G", IOReadBandwidthMax=["/ 1M"], CPUQuota="50%", RuntimeMaxSec=90)
     made = plan(box)
-    plain = marshal.loads(marshal.dumps(made.to_plain()))
+    plain = marshal.loads(marshal.dumps(made.to_plain()))  # noqa: S302
     again = Plan.from_plain(plain)
     assert replaced(again, command=made.command, spec=made.spec) == made

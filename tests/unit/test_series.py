@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sdbox.box import Box
 from sdbox.errors import SdboxError
 from sdbox.host import Host
-from sdbox.plan import Plan
 from sdbox.planner import Caller, make_plan
 from sdbox.series import Sample, Series, read_series
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from sdbox.plan import Plan
 
 
 def plan(*command: str, **directives: object) -> Plan:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import signal
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
 from sdbox.box import Box
 from sdbox.host import Host
 from sdbox.kmsg import Victim
-from sdbox.plan import Plan
 from sdbox.planner import Caller, make_plan
 from sdbox.record import replaced
 from sdbox.result import REPORT_FIELDS, Reason, Result, Usage
 from sdbox.verdict import Ending, launch_failed, result, signal_name
 from sdbox.watch import Excess
+
+if TYPE_CHECKING:
+    from sdbox.plan import Plan
 
 MIB = 1 << 20
 KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)
@@ -44,7 +46,7 @@ def plan(box: Box) -> Plan:
 
 def ending(status: int | None, **other: object) -> Ending:
     usual = Ending(status=status, started_at=100.0, ended_at=103.5, wall_seconds=3.25)
-    return replaced(usual, **other)  # type: ignore[arg-type]
+    return replaced(usual, **other)
 
 
 LIMITED = Box(MemoryMax="64M", RuntimeMaxSec="2.5s")
