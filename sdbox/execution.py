@@ -9,30 +9,46 @@ from typing import TYPE_CHECKING
 
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
+from sdbox.manager import Manager
 from sdbox.plan import check_version, properties_for
 from sdbox.record import record
 from sdbox.report import Report
 
 if TYPE_CHECKING:
     from sdbox.helper import Helper
-    from sdbox.host import Endpoint, Host
+    from sdbox.host import Endpoint
     from sdbox.job import Job
     from sdbox.launch import Launch
-    from sdbox.manager import Manager
     from sdbox.plan import Plan
 
 # systemd issue 36781: a scope can be found dead right after its start, its processes living.
 _PLACING_TRIES = 3
+# A manager under load takes its time; what hangs for longer is broken.
+_CALL_SECONDS = 60.0
 
 
 @record
 class Connection:
-    """What a launcher holds: the manager, how it is reached, its host, and the helper."""
+    """What a launcher holds: the manager, how it is reached, and the helper."""
 
     endpoint: Endpoint
-    host: Host
     manager: Manager
     helper: Helper
+
+    async def close(self) -> None:
+        """Let go of the manager, and end the helper and with it what boxes are left."""
+        await self.manager.close()
+        await self.helper.close()
+
+
+async def connect(endpoint: Endpoint, helper: Helper, *, only: str | None = None) -> Connection:
+    """Reach the manager through the helper. `only` is the one unit that will be started.
+
+    Raises ManagerUnavailable and TimedOut.
+    """
+    sock = await helper.connect(endpoint.bus_socket)
+    manager = await Manager.connect_socket(sock, timeout=_CALL_SECONDS, only=only)
+    return Connection(endpoint=endpoint, manager=manager, helper=helper)
 
 
 async def execute(connection: Connection, launch: Launch) -> Job:
@@ -52,7 +68,7 @@ async def execute(connection: Connection, launch: Launch) -> Job:
             await asyncio.shield(_destroy(connection, launch.plan))
             raise
     except BaseException:
-        report.close()
+        report.give_up()
         connection.helper.forget(launch.key)
         raise
 
@@ -91,12 +107,23 @@ async def _start_scope(connection: Connection, plan: Plan, inner_pid: int, pidfd
         )
     )
     try:
+        await _use_the_wait(plan)
         await asyncio.shield(start)
     except ManagerRefused:
         raise
     except BaseException:
         await asyncio.shield(_undo_start(connection, plan, start))
         raise
+
+
+async def _use_the_wait(plan: Plan) -> None:
+    """Import what is needed next, while systemd is at work."""
+    # A turn for the call to be sent.
+    await asyncio.sleep(0)
+    import sdbox.job
+
+    if plan.watched:
+        import sdbox.watch  # noqa: F401
 
 
 async def _undo_start(connection: Connection, plan: Plan, start: asyncio.Future[None]) -> None:
@@ -136,10 +163,9 @@ async def _release(
     _read_back(launch.plan, cgroup)
     connection.helper.placed(launch.key, cgroup.fd)
     report.release(cgroup.fd)
-    # While the payload is being started there is nothing else to do.
+    payload = await report.started
     from sdbox.job import Job
 
-    payload = await report.started
     return Job(
         launch=launch,
         init_pid=init_pid,
@@ -176,7 +202,7 @@ def _open_cgroup(endpoint: Endpoint, plan: Plan) -> Cgroup | None:
 
 def _pid(pidfd: int) -> int:
     """Return the PID that a process descriptor stands for in this process's namespace."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("Pid:"):
                 return int(line.split()[1])

@@ -11,25 +11,24 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
+from sdbox.box import Box
 from sdbox.errors import ManagerUnavailable
-from sdbox.execution import Connection, execute
+from sdbox.execution import Connection, connect, execute
 from sdbox.helper import Helper
 from sdbox.host import host_of, locate
-from sdbox.manager import Manager
+from sdbox.launch import begin
+from sdbox.planner import new_id
+from sdbox.planning import caller, encoded, plan_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from sdbox.box import Box
     from sdbox.host import Choice, Endpoint, Host
     from sdbox.job import Job
     from sdbox.launch import Launch
     from sdbox.planning import Command
     from sdbox.result import Result
-
-# A manager under load takes its time; what hangs for longer is broken.
-_CALL_SECONDS = 60.0
 
 
 class Options(TypedDict, total=False):
@@ -48,8 +47,7 @@ class Launcher:
     """Starts jobs, hundreds at a time, from one program. An async context manager.
 
     `manager` is `auto`, `system` or `embedded`. `notice` gets what a person should know, a line
-    each. When the program ends, however it ends, so do its jobs. `endpoint`, `helper` and `only`,
-    the name of the one unit that it will start, are for who has them already.
+    each. When the program ends, however it ends, so do its jobs.
     """
 
     def __init__(
@@ -57,16 +55,13 @@ class Launcher:
         *,
         manager: Choice = "auto",
         notice: Callable[[str], None] = lambda line: None,
-        endpoint: Endpoint | None = None,
-        helper: Helper | None = None,
-        only: str | None = None,
     ) -> None:
         self._choice: Choice = manager
         self._notice = notice
-        self._endpoint = endpoint
-        self._helper = helper
-        self._only = only
+        self._endpoint: Endpoint | None = None
+        self._helper: Helper | None = None
         self._connection: Connection | None = None
+        self._host: Host | None = None
         self._jobs: set[Job] = set()
 
     async def __aenter__(self) -> Self:
@@ -95,11 +90,7 @@ class Launcher:
                 pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup
             )
         self._helper.attach(asyncio.get_running_loop())
-        sock = await self._helper.connect(endpoint.bus_socket)
-        manager = await Manager.connect_socket(sock, timeout=_CALL_SECONDS, only=self._only)
-        self._connection = Connection(
-            endpoint=endpoint, host=host_of(endpoint), helper=self._helper, manager=manager
-        )
+        self._connection = await connect(endpoint, self._helper)
 
     async def close(self) -> None:
         """Kill the jobs that still run, and let go of manager and helper."""
@@ -116,7 +107,9 @@ class Launcher:
     @property
     def host(self) -> Host:
         """What this launcher's plans know of the host."""
-        return self._connected().host
+        if self._host is None:
+            self._host = host_of(self._connected().endpoint)
+        return self._host
 
     @property
     def systemd_version(self) -> int:
@@ -131,16 +124,10 @@ class Launcher:
         Unenforceable, InvalidDirective, ManagerUnavailable, ManagerRefused and TimedOut; then
         nothing of the job is left.
         """
-        # Not for `sdbox run`, which comes with a plan, and soon.
-        from sdbox.box import Box
-        from sdbox.launch import begin
-        from sdbox.planner import new_id
-        from sdbox.planning import caller, encoded, plan_for
-
         connection = self._connected()
         given = options.get("environment")
         plan = plan_for(
-            connection.host,
+            self.host,
             command,
             options.get("box") or Box(),
             job=options.get("id") or new_id(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,12 @@ class Report:
         """Let init go: nothing else of the job is left."""
         with contextlib.suppress(ConnectionError):
             wire.send(self._sock, "dismissed")
+        self.close()
+
+    def give_up(self) -> None:
+        """Close, and with it the payload's descriptor that nobody has taken."""
+        if self.started.done() and not self.started.cancelled() and not self.started.exception():
+            os.close(self.started.result())
         self.close()
 
     def close(self) -> None:

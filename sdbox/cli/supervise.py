@@ -15,9 +15,9 @@ from sdbox.cli import streams
 from sdbox.cli.signals import stop
 from sdbox.cli.talk import complain
 from sdbox.errors import SdboxError
+from sdbox.execution import connect, execute
 from sdbox.init import wire
 from sdbox.launch import Launch
-from sdbox.launcher import Launcher
 from sdbox.plan import Plan
 
 if TYPE_CHECKING:
@@ -90,11 +90,14 @@ async def _account(
 async def _see_through(
     launch: Launch, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
 ) -> Result:
-    async with Launcher(endpoint=endpoint, helper=helper, only=launch.plan.unit) as launcher:
-        job = await launcher.execute(launch)
+    connection = await connect(endpoint, helper, only=launch.plan.unit)
+    try:
+        job = await execute(connection, launch)
         if stops:
             job.on_stopped(stop)
         streams.let_go()
+        # What there is by now stays to the end: it need not be looked at.
+        gc.freeze()
         gc.enable()
         loop = asyncio.get_running_loop()
         loop.add_reader(signals.fd, signals.forward, job.send_signal)
@@ -103,6 +106,8 @@ async def _see_through(
         if job.series is not None and job.series.error is not None:
             complain(f"--record: {job.series.error.strerror}")
         return result
+    finally:
+        await connection.close()
 
 
 def _write(report: TextIO | None, result: Result) -> None:

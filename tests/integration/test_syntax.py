@@ -77,7 +77,7 @@ def _test_run(directory: str) -> str:
 
 
 def _shown(output: str, unit: str) -> dict[str, list[str]]:
-    _, *parts = re.split(r"^\s*-> (?:Unit|Job) (.*):$", output, flags=re.MULTILINE)
+    _, *parts = re.split(r"^\s*(?:->|→) (?:Unit|Job) (.*):$", output, flags=re.MULTILINE)
     section = dict(zip(parts[::2], parts[1::2], strict=True))[unit]
     shown: dict[str, list[str]] = {"refused": re.findall(rf"{unit}:\d+: .*", output)}
     for line in section.split("\n"):
