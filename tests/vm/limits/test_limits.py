@@ -1,0 +1,148 @@
+"""Limits that the kernel keeps, each with a job that passes it. Nothing here may be skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Sdbox
+
+MEGABYTE = 1 << 20
+HOG = "b = bytearray(300 << 20); print('has it all')"
+# Burns its CPUs for so many seconds of the clock, and says how much CPU time it got.
+BURNER = """
+import os, sys, time
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    pass
+print(time.process_time())
+"""
+python = (sys.executable, "-ISc")
+
+
+def account_of(sdbox: Sdbox, *words: str) -> tuple[int, dict[str, Any], str]:
+    done = sdbox.run(*words, report=True)
+    return done.status, done.account, done.err
+
+
+@pytest.mark.parametrize("script", [HOG, f"import os; os.fork() or exec({HOG!r}); os.wait()"])
+def test_a_hog_is_ended_and_told_of(sdbox: Sdbox, script: str) -> None:
+    status, account, err = account_of(sdbox, "--memory=64M", "--", *python, script)
+    assert status == -signal.SIGKILL
+    assert account["reason"] == "memory"
+    assert account["signal"] == signal.SIGKILL
+    assert account["enforcement"] == {"MemoryMax": "kernel", "MemorySwapMax": "kernel"}
+    assert account["memory_peak_bytes"] == pytest.approx(64 * MEGABYTE, rel=0.05)
+    told = "Job has gone over memory limit of 64 megabytes. Last measured usage: "
+    assert account["message"].startswith(told)
+    assert "The kernel killed python3" in account["message"]
+    assert err.count(told) == 1
+
+
+def test_a_victim_does_not_end_a_job_that_wants_to_go_on(sdbox: Sdbox) -> None:
+    script = f"import os; os.fork() or exec({HOG!r}); print(os.wait()[1])"
+    done = sdbox.run("--memory=64M", "--oom=continue", "--", *python, script, report=True)
+    assert (done.status, done.out) == (0, f"{int(signal.SIGKILL)}\n")
+    assert done.account["reason"] == "exited"
+    assert done.account["oom_kills"] == 1
+
+
+def test_swap_stays_unused(sdbox: Sdbox) -> None:
+    job = sdbox.start_sh("echo up; read line", "--memory=64M")
+    assert job.line() == "up"
+    assert (sdbox.cgroup(job.id) / "memory.swap.max").read_text() == "0\n"
+    job.send(b"\n")
+    assert job.end().status == 0
+
+
+def test_a_soft_limit_slows_down(sdbox: Sdbox) -> None:
+    # Little more than the limit: what is far above it would take for ever.
+    script = "b = bytearray(72 << 20); print(len(b) >> 20)"
+    limits = ("--memory-high=64M", "--swap=0")
+    status, account, _ = account_of(sdbox, *limits, "--", *python, script)
+    assert (status, account["reason"]) == (0, "exited")
+    assert account["memory_pressure_seconds"] > 0.1
+    assert account["oom_kills"] == 0
+
+
+def test_a_reader_is_charged_no_page_cache(sdbox: Sdbox, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as writer:
+        for _ in range(1024):
+            writer.write(bytes(MEGABYTE))
+    script = f"exec cat {file} > /dev/null"
+    status, account, _ = account_of(sdbox, "--memory=128M", "--", "sh", "-c", script)
+    file.unlink()
+    assert (status, account["reason"]) == (0, "exited")
+    assert account["memory_cgroup_peak_bytes"] > 64 * MEGABYTE, "the file went through it"
+    assert account["memory_peak_bytes"] < 32 * MEGABYTE
+
+
+def test_a_fork_bomb_stops_at_its_limit(sdbox: Sdbox) -> None:
+    script = """
+import os, signal
+children = 0
+try:
+    while True:
+        if os.fork() == 0:
+            signal.pause()
+        children += 1
+except BlockingIOError:
+    print(children)
+"""
+    done = sdbox.run("--tasks=20", "--", *python, script, report=True)
+    # Two of the twenty are init and the payload itself.
+    assert (done.status, done.out) == (0, "18\n")
+    assert done.account["tasks_peak"] == 20
+
+
+def test_a_quota_of_half_a_cpu(sdbox: Sdbox) -> None:
+    done = sdbox.run("--cpu-quota=50%", "--", *python, BURNER, "4", report=True)
+    assert float(done.out) / 4 == pytest.approx(0.5, abs=0.05)
+    assert done.account["cpu_throttled_seconds"] > 1
+
+
+def test_weights_share_a_cpu(sdbox: Sdbox) -> None:
+    jobs = [
+        sdbox.start("--allowed-cpus=0", f"--cpu-weight={weight}", "--", *python, BURNER, "8")
+        for weight in (100, 300)
+    ]
+    light, heavy = (float(job.end().out) for job in jobs)
+    assert heavy / light == pytest.approx(3, rel=0.15)
+
+
+def test_allowed_cpus_can_not_be_undone(sdbox: Sdbox) -> None:
+    script = """
+import os
+os.sched_setaffinity(0, range(os.cpu_count()))
+print(os.sched_getaffinity(0))
+"""
+    done = sdbox.run("--allowed-cpus=0", "--", *python, script)
+    assert (os.cpu_count() or 1) > 1
+    assert done.out == "{0}\n"
+
+
+def test_a_limit_of_a_disks_bandwidth(sdbox: Sdbox) -> None:
+    # Around the page cache, so that each byte comes from the device.
+    script = """
+import mmap, os, time
+fd = os.open("/dev/vda", os.O_RDONLY | os.O_DIRECT)
+buffer, start = mmap.mmap(-1, 1 << 20), time.monotonic()
+for _ in range(8):
+    os.readv(fd, [buffer])
+print(time.monotonic() - start)
+"""
+    limit = "IOReadBandwidthMax=/dev/vda 2M"
+    done = sdbox.run("-p", limit, "--", *python, script, report=True)
+    # 8 MiB at 2 MB a second; the kernel lets the first slice of time through.
+    assert float(done.out) > 3
+    assert done.account["io_read_bytes"] >= 8 * MEGABYTE
+    assert json.dumps(done.account["enforcement"]) == '{"IOReadBandwidthMax": "kernel"}'
