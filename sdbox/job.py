@@ -69,6 +69,7 @@ class Job:
         self._measured_peak: Callable[[], int | None] = lambda: None
         self._meter = Meter(cgroup, lambda: self._measured_peak())
         self._besides: list[asyncio.Task[None]] = []
+        self._start_record()
         self._task = asyncio.create_task(self._supervise(), name=f"sdbox {self.unit}")
 
     def on_end(self, callback: Callable[[Job], object]) -> None:
@@ -100,7 +101,6 @@ class Job:
         try:
             self._beside(self._meter.run())
             self._start_watches()
-            self._start_record()
             status = await self._report.ended
             for task in self._besides:
                 task.cancel()
@@ -137,7 +137,9 @@ class Job:
         from sdbox.series import Series
 
         self.series = Series(self._launch.record)
-        self._beside(self.series.run(self.plan, self._cgroup))
+        self.series.start(self.plan, self._cgroup)
+        if self.series.error is None:
+            self._beside(self.series.run(self._cgroup))
 
     def _start_watches(self) -> None:
         if not self.plan.watched:

@@ -7,6 +7,7 @@ full, every other sample is dropped and from then on half as many are taken.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from types import NoneType
@@ -17,7 +18,7 @@ from sdbox.memory import own_memory
 from sdbox.record import record, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from sdbox.cgroup import Cgroup
     from sdbox.plan import Plan
@@ -50,14 +51,24 @@ class Series:
         self._interval = _INTERVAL_SECONDS
         self.error: OSError | None = None
 
-    async def run(self, plan: Plan, cgroup: Cgroup) -> None:
-        """Take samples until cancelled."""
+    async def run(self, cgroup: Cgroup) -> None:
+        """Take further samples until cancelled."""
         started = time.monotonic()
-        try:
-            self.begin(plan)
+        with self._writing():
             while True:
-                self.add(take_sample(cgroup, time.monotonic() - started))
                 await asyncio.sleep(self._interval)
+                self.add(take_sample(cgroup, time.monotonic() - started))
+
+    def start(self, plan: Plan, cgroup: Cgroup) -> None:
+        """Write the first line, and a sample of the job as it starts."""
+        with self._writing():
+            self.begin(plan)
+            self.add(take_sample(cgroup, 0.0))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             # A full disk ends the record, not the job.
             self.error = error

@@ -17,7 +17,8 @@ def fill_standard() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            os.open("/dev/null", os.O_RDWR)
+            # The lowest number that is free, which is this one.
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
 
 
 def let_go() -> None:

@@ -117,7 +117,8 @@ async def peer(answer: bytes) -> tuple[socket.socket, socket.socket]:
 
 async def test_call(bus: Bus) -> None:
     (names,) = await call_driver(bus, "ListNames")
-    assert SYSTEMD in names
+    # Not systemd's own: right after its boot it may not be there yet.
+    assert DRIVER in names
 
 
 async def test_an_error_has_its_name(bus: Bus) -> None:

@@ -417,5 +417,5 @@ async def test_a_frozen_slice_takes_no_job(new_id: Callable[[], str], job_manage
                 await launcher.start(["true"], box=api.Box(Slice=slice_name), id=new_id())
         await asyncio.wait_for(job.kill(), 10)
         assert (await job.wait()).reason == "killed"
-        await job_manager.thaw(slice_name)
+    # It thaws what it stops.
     await job_manager.stop(slice_name)
