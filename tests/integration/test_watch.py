@@ -226,7 +226,8 @@ while True:
 
 
 def test_wall_time_of_a_payload_that_only_looks_at_the_signal(sdbox: Sdbox) -> None:
-    limits = ("--wall=500ms", "--stop-timeout=500ms")
+    # Time enough to begin to look, also where a processor is emulated.
+    limits = ("--wall=2s", "--stop-timeout=500ms")
     done = sdbox.run(*limits, "--", *PYTHON, LOOKER, report=True)
     assert done.status == -signal.SIGKILL
     assert done.out == "up\nTERM\n", "asked once, and before it was killed"
