@@ -7,6 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from sdbox.bus import within
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
 from sdbox.manager import Manager
@@ -163,7 +164,9 @@ async def _release(
     _read_back(launch.plan, cgroup)
     connection.helper.placed(launch.key, cgroup.fd)
     report.release(cgroup.fd)
-    payload = await report.started
+    # A program on a file system that does not answer is one that execve(2) waits for.
+    async with within(_CALL_SECONDS, f"starting the payload of {launch.plan.unit}"):
+        payload = await report.started
     from sdbox.job import Job
 
     return Job(
