@@ -80,6 +80,11 @@ class Job:
         """Have a function called when the payload was stopped by a signal, as by ^Z."""
         self._report.on_stopped = callback
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the payload is stopped by a signal, as far as init has told."""
+        return self._report.is_stopped
+
     def send_signal(self, number: int) -> None:
         """Send a signal to the payload alone. Nothing happens when it has ended."""
         if self._payload >= 0:

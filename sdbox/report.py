@@ -36,6 +36,7 @@ class Report:
         # Whoever gives up on a launch for another reason does not ask how this came out.
         self.started.add_done_callback(_retrieve)
         self.ended_at = self.ended_monotonic = 0.0
+        self.is_stopped = False
         self.on_stopped: Callable[[], object] = lambda: None
         self._loop.add_reader(sock.fileno(), self._on_message)
 
@@ -51,10 +52,11 @@ class Report:
         self.close()
 
     def give_up(self) -> None:
-        """Close, and with it the payload's descriptor that nobody has taken."""
+        """Let an init go that will not be released, and the payload that nobody has taken."""
         if self.started.done() and not self.started.cancelled() and not self.started.exception():
             os.close(self.started.result())
-        self.close()
+        if self._sock.fileno() >= 0:
+            self.dismiss()
 
     def close(self) -> None:
         """Listen no more. An init that was not dismissed ends its box."""
@@ -81,7 +83,12 @@ class Report:
 
     def _on_stopped(self, fields: list[bytes], fds: list[int]) -> None:
         wire.close(fds)
+        self.is_stopped = True
         self.on_stopped()
+
+    def _on_continued(self, fields: list[bytes], fds: list[int]) -> None:
+        wire.close(fds)
+        self.is_stopped = False
 
     def _on_exited(self, fields: list[bytes], fds: list[int]) -> None:
         self._settle(int(fields[1]) & 0xFFFF)
@@ -117,6 +124,7 @@ def _retrieve(future: asyncio.Future[int]) -> None:
 _MESSAGES = {
     b"started": Report._on_started,
     b"stopped": Report._on_stopped,
+    b"continued": Report._on_continued,
     b"exited": Report._on_exited,
     b"error": Report._on_error,
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import marshal
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, TextIO
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sdbox.cli.signals import Signals
     from sdbox.helper import Helper
     from sdbox.host import Endpoint
+    from sdbox.job import Job
     from sdbox.result import Result
 
 
@@ -100,7 +103,8 @@ async def _see_through(
         gc.freeze()
         gc.enable()
         loop = asyncio.get_running_loop()
-        loop.add_reader(signals.fd, signals.forward, job.send_signal)
+        forward = functools.partial(_forward, job, loop) if stops else job.send_signal
+        loop.add_reader(signals.fd, signals.forward, forward)
         result = await job.wait()
         loop.remove_reader(signals.fd)
         if job.series is not None and job.series.error is not None:
@@ -108,6 +112,20 @@ async def _see_through(
         return result
     finally:
         await connection.close()
+
+
+def _forward(job: Job, loop: asyncio.AbstractEventLoop, number: int) -> None:
+    if number == signal.SIGCONT:
+        # A shell's `fg` continues the payload as well. One more SIGCONT, and late, could undo the
+        # next stop: so first hear whether it has come to that.
+        loop.call_soon(_continue, job)
+    else:
+        job.send_signal(number)
+
+
+def _continue(job: Job) -> None:
+    if job.is_stopped:
+        job.send_signal(signal.SIGCONT)
 
 
 def _write(report: TextIO | None, result: Result) -> None:

@@ -4,7 +4,7 @@ It tells the supervisor by messages what becomes of the payload:
 
     error STEP PATH ERRNO     the payload was not started
     started PID               with a process file descriptor of the payload
-    stopped                   it was stopped, as by ^Z
+    stopped, continued        it was, as by ^Z and fg
     exited STATUS             the status of wait(2)
 
 and goes when the supervisor, which sees to the rest of the tree, says `dismissed`. Where
@@ -96,8 +96,11 @@ class Init:
         """Block until the supervisor says that this process is in its unit."""
         self._poll(self.report.fileno())
         fields, fds = wire.receive(self.report)
-        if not fields:
+        if fields == [b"dismissed"]:
             os._exit(1)
+        if not fds:
+            # The supervisor has closed everything: it is about to end.
+            self._end_box()
         self.cgroup = fds[0]
 
     def _start(self) -> int:
@@ -199,14 +202,18 @@ def _reap_all(child: int, report: socket.socket) -> None:
     """Reap all that has ended; report what became of the payload."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        if pid == child and os.WIFSTOPPED(status):
+        if pid != child:
+            continue
+        if os.WIFSTOPPED(status):
             _tell(report, "stopped")
-        elif pid == child:
+        elif os.WIFCONTINUED(status):
+            _tell(report, "continued")
+        else:
             _tell(report, "exited", status)
 
 
