@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import marshal
 import os
+import signal
 import socket
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sdbox.errors import LaunchFailed, ManagerUnavailable
+from sdbox.errors import LaunchFailed, ManagerUnavailable, TimedOut
 from sdbox.init import syscalls, wire
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 Streams = tuple[int, int, int]
 Answer = tuple[list[bytes], list[int]]
+
+# The helper forks, connects and makes directories: what hangs for longer is broken. To remove a
+# job's files takes as long as there are many.
+_ANSWER_SECONDS = 60.0
+_REMOVE_SECONDS = 3600.0
+# The helper's own time-outs are shorter.
+_END_SECONDS = 60.0
 
 _PROGRAM = (
     "import sys; sys.path.append({root!r}); from sdbox.init.helper import main; main(*{arguments})"
@@ -44,6 +52,7 @@ class Helper:
         self._answers: dict[bytes, asyncio.Future[Answer]] = {}
         self._forgotten: set[bytes] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._gone = False
 
     @classmethod
     def fork(
@@ -134,7 +143,7 @@ class Helper:
     async def finish(self, key: str) -> str:
         """Have the private directories of an ended box removed; return those that could not be."""
         self._send("finish", key, ())
-        fields, _ = await self.answer(key)
+        fields, _ = await self.answer(key, seconds=_REMOVE_SECONDS)
         return os.fsdecode(fields[2])
 
     def forget(self, key: str) -> None:
@@ -158,7 +167,10 @@ class Helper:
         ended = loop.create_future()
         loop.add_reader(pidfd, _settle, ended)
         try:
-            await ended
+            async with asyncio.timeout(_END_SECONDS):
+                await ended
+        except TimeoutError:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             loop.remove_reader(pidfd)
             os.close(pidfd)
@@ -170,11 +182,19 @@ class Helper:
         else:
             os.waitpid(self.pid, 0)
 
-    async def answer(self, key: str) -> Answer:
-        """Return the fields and descriptors of the helper's answer about `key`."""
+    async def answer(self, key: str, *, seconds: float = _ANSWER_SECONDS) -> Answer:
+        """Return the fields and descriptors of the helper's answer about `key`.
+
+        Raises ManagerUnavailable when the helper has ended, and TimedOut.
+        """
+        import asyncio
+
         name = os.fsencode(key)
         try:
-            return await self._future(name)
+            async with asyncio.timeout(seconds):
+                return await self._future(name)
+        except TimeoutError:
+            raise TimedOut(f"No answer of the helper within {seconds:g} s") from None
         finally:
             self._answers.pop(name, None)
 
@@ -184,6 +204,8 @@ class Helper:
             raise RuntimeError("attach() comes first")
         if name not in self._answers:
             self._answers[name] = self._loop.create_future()
+            if self._gone:
+                self._answers[name].set_exception(_helper_gone())
         return self._answers[name]
 
     def _send(self, verb: str, key: str, fds: tuple[int, ...]) -> None:
@@ -209,6 +231,7 @@ class Helper:
                 answer.set_result((fields, fds))
 
     def _on_gone(self) -> None:
+        self._gone = True
         if self._loop is not None:
             self._loop.remove_reader(self.control.fileno())
         for answer in self._answers.values():
@@ -227,6 +250,8 @@ def _be_helper(
 
     try:
         main(control, supervisor, cgroup, first)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
 

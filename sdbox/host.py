@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from sdbox.cgroup import controllers
 from sdbox.errors import ManagerUnavailable
 from sdbox.record import record
 
@@ -108,15 +109,10 @@ def host_of(endpoint: Endpoint) -> Host:
     """Return what there is to know of the host, with that manager."""
     return Host(
         manager=endpoint.kind,
-        controllers=controllers(endpoint),
+        controllers=controllers(endpoint.cgroup_root),
         memory_total_bytes=_memory_total(),
         tasks_total=_tasks_total(),
     )
-
-
-def controllers(endpoint: Endpoint) -> frozenset[str]:
-    """Return the resource controllers that the manager can enable for its units."""
-    return frozenset(_read(f"{endpoint.cgroup_root}/cgroup.controllers").split())
 
 
 def _system() -> Endpoint:

@@ -82,13 +82,13 @@ class Launcher:
 
     async def connect(self) -> None:
         """Start the helper and reach the manager. Raises ManagerUnavailable, TimedOut."""
-        if self._endpoint is None:
-            self._endpoint = await asyncio.to_thread(locate, self._choice, notice=self._notice)
-        endpoint = self._endpoint
-        if self._helper is None:
-            self._helper = Helper.spawn(
-                pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup
-            )
+        if self._connection is not None:
+            return
+        endpoint = await asyncio.to_thread(locate, self._choice, notice=self._notice)
+        self._endpoint = endpoint
+        self._helper = Helper.spawn(
+            pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup
+        )
         self._helper.attach(asyncio.get_running_loop())
         self._connection = await connect(endpoint, self._helper)
 
@@ -98,8 +98,8 @@ class Launcher:
         await asyncio.gather(*(job.kill() for job in jobs), return_exceptions=True)
         await asyncio.gather(*(job.wait() for job in jobs), return_exceptions=True)
         if self._connection is not None:
-            await self._connection.manager.close()
-        if self._helper is not None:
+            await self._connection.close()
+        elif self._helper is not None:
             await self._helper.close()
         if self._endpoint is not None:
             self._endpoint.close()

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox import embedded
+from sdbox.cgroup import controllers
 from sdbox.errors import TimedOut
-from sdbox.host import booted, controllers, locate
+from sdbox.host import booted, locate
 from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def job_site(sdbox_command: tuple[str, ...]) -> Iterator[Site]:
     endpoint = locate("auto", notice=lambda line: None)
     mounts = _mounts()
     try:
-        yield Site(endpoint=endpoint, controllers=controllers(endpoint), first=first)
+        yield Site(endpoint=endpoint, controllers=controllers(endpoint.cgroup_root), first=first)
         assert asyncio.run(_units()) == []
         assert _left_in_temporary_directories() == []
         assert _mounts() <= mounts

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from sdbox.cli.talk import complain
+from sdbox.cli.talk import complain, flushed
 from sdbox.errors import SdboxError
 
 if TYPE_CHECKING:
@@ -41,12 +41,4 @@ def entry() -> NoReturn:
     """Be the command `sdbox`: as main(), without what Python does for programs that live long."""
     # Nothing of what is imported from here on is garbage. A verb that goes on turns it on again.
     gc.disable()
-    status = main()
-    # Python has none where it was closed from the start.
-    if sys.stdout is not None:
-        try:
-            sys.stdout.flush()
-        except OSError as error:
-            complain(f"stdout: {error.strerror}")
-            status = status or 1
-    os._exit(status)
+    os._exit(flushed(main()))

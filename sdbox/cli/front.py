@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sdbox.cli import streams
 from sdbox.cli.signals import Signals, end_by
-from sdbox.cli.talk import complain
+from sdbox.cli.talk import complain, flushed
 from sdbox.errors import SdboxError
 from sdbox.helper import Helper
 from sdbox.host import host_of, locate, running
@@ -101,13 +101,12 @@ def _read_words(
         files = {"report": prepared.report, "record": prepared.record}
         names = [name for name, opened in files.items() if opened is not None]
         fds = [opened.fileno() for opened in files.values() if opened is not None]
-        wire.send(helper.control, "planned", wire.PLAN, *names, fds=(memory, *fds))
+        helper.tell("planned", wire.PLAN, *names, fds=(memory, *fds))
     helper.launch(wire.LAUNCH.encode(), dict(prepared.plan.spec), (report.fileno(), 0, 1, 2))
 
 
 def _give_up(helper: init.Helper, status: int) -> NoReturn:
-    sys.stdout.flush()
-    wire.send(helper.control, "over", wire.PLAN, status)
+    helper.tell("over", wire.PLAN, flushed(status))
     os._exit(0)
 
 

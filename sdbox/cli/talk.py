@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 
 def complain(line: str) -> None:
@@ -11,6 +12,18 @@ def complain(line: str) -> None:
     # Not through sys.stderr: what could not be written would be tried again at the exit.
     with contextlib.suppress(OSError):
         os.write(2, f"sdbox: {_printable(line)}\n".encode(errors="surrogateescape"))
+
+
+def flushed(status: int) -> int:
+    """Write out what stdout still holds; return the status, or 1 where that fails."""
+    # Python has none where it was closed from the start.
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            complain(f"stdout: {error.strerror}")
+            return status or 1
+    return status
 
 
 def _printable(line: str) -> str:

@@ -93,6 +93,14 @@ class Helper:
                 self.ended.pop(fd)(fd)
         return True
 
+    def tell(self, *fields: bytes | str | int, fds: tuple[int, ...] = ()) -> None:
+        """Send the supervisor a message, if it still listens."""
+        try:
+            wire.send(self.control, *fields, fds=fds)
+        except ConnectionError:
+            # It has hung up, and the next look at the socket says so: first end what is left.
+            pass
+
     def _handle_request(self) -> bool:
         fields, fds = wire.receive(self.control)
         if not fields:
@@ -117,7 +125,7 @@ class Helper:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with sock:
             number = sock.connect_ex(os.fsdecode(path))
-            wire.send(self.control, "connected", path, number, fds=(sock.fileno(),))
+            self.tell("connected", path, number, fds=(sock.fileno(),))
 
     def _launch(self, key: bytes, fds: list[int]) -> None:
         # The sender is this process's own supervisor, and runs the same Python: marshal is
@@ -136,12 +144,12 @@ class Helper:
             pid = self._fork(spec, fds, directories)
         except StepError as error:
             cleanup.remove_directories(directories.values())
-            wire.send(self.control, "error", key, error.name, error.path, error.number)
+            self.tell("error", key, error.name, error.path, error.number)
             return
         pidfd = os.pidfd_open(pid)
         self.children[key] = Child(pid, pidfd, directories)
         self._await_end(pidfd, lambda fd: self._reap(key))
-        wire.send(self.control, "forked", key, pid, fds=(pidfd,))
+        self.tell("forked", key, pid, fds=(pidfd,))
 
     def _fork(self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]) -> int:
         """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
@@ -191,7 +199,7 @@ class Helper:
         child = self.children.get(key)
         if child is None:
             # Its launch failed, or was given up before it was answered.
-            wire.send(self.control, "finished", key, "")
+            self.tell("finished", key, "")
             return
         child.finishing = True
         if child.pidfd < 0:
@@ -217,7 +225,7 @@ class Helper:
 
     def _forget(self, key: bytes, left: str) -> None:
         del self.children[key]
-        wire.send(self.control, "finished", key, left)
+        self.tell("finished", key, left)
 
     def _end_all(self) -> None:
         """The supervisor is gone: no box may outlive it."""

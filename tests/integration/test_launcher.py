@@ -17,6 +17,7 @@ import pytest
 
 import sdbox as api
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, SdboxError
+from sdbox.helper import Helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -419,3 +420,14 @@ async def test_a_frozen_slice_takes_no_job(new_id: Callable[[], str], job_manage
         assert (await job.wait()).reason == "killed"
     # It thaws what it stops.
     await job_manager.stop(slice_name)
+
+
+async def test_a_helper_that_is_gone_is_waited_for_by_nobody() -> None:
+    helper = Helper.spawn()
+    helper.attach(asyncio.get_running_loop())
+    os.kill(helper.pid, signal.SIGKILL)
+    # Who asks before its end is known, and who asks after.
+    for _ in range(2):
+        with pytest.raises(ManagerUnavailable):
+            await asyncio.wait_for(helper.answer("nothing"), 10)
+    await helper.close()

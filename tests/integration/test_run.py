@@ -361,6 +361,21 @@ def test_streams_that_are_closed(sdbox: Sdbox) -> None:
     assert done.returncode == 0
 
 
+def test_help_without_a_stdout(sdbox: Sdbox) -> None:
+    script = '"$0" "$@" >&-'
+    command = ["sh", "-c", script, *sdbox.command, "run", "--help"]
+    done = subprocess.run(command, check=False, timeout=SECONDS, capture_output=True)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
+def test_help_that_can_not_be_written(sdbox: Sdbox) -> None:
+    script = '"$0" "$@" >/dev/full'
+    command = ["sh", "-c", script, *sdbox.command, "run", "--help"]
+    done = subprocess.run(command, check=False, timeout=SECONDS, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"sdbox: stdout: No space left on device\n")
+
+
 def test_a_stream_ends_when_the_payload_closes_it(sdbox: Sdbox) -> None:
     job = sdbox.start_sh("exec >&-; read line; exit 5")
     assert job.at_end_of_output()
