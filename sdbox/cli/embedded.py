@@ -91,7 +91,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise ManagerUnavailable(
             "The embedded manager is not running", hint="Boot it: sdbox embedded start"
         )
-    return _end_like(embedded.execute(manager, command))
+    return end_like(embedded.execute(manager, command))
 
 
 def _describe(manager: Embedded) -> dict[str, str | int]:
@@ -109,7 +109,8 @@ def _describe(manager: Embedded) -> dict[str, str | int]:
     }
 
 
-def _end_like(wait_status: int) -> int:
+def end_like(wait_status: int) -> int:
+    """End as a command did: return its exit status, or die of its signal."""
     code = os.waitstatus_to_exitcode(wait_status)
     if code < 0:
         # So that a shell that runs us sees what it would have seen without us; the core dump, if

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from sdbox.cli import streams
@@ -46,8 +45,6 @@ def run(words: Sequence[str]) -> int:
             pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup, first=read_words
         )
         theirs.close()
-        # asyncio is most of it, and a sixth of asyncio is TLS, which D-Bus has no use for.
-        sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
         from sdbox.cli.supervise import supervise
 
         result = supervise(
@@ -88,7 +85,7 @@ def _read_words(
     from sdbox.cli.run import prepare
 
     try:
-        prepared = prepare(_parse(words), host_of(endpoint), signals.ignored)
+        prepared = prepare(_parse(words), host_of(endpoint), endpoint.journal, signals.ignored)
     except SystemExit as error:
         _give_up(helper, error.code if isinstance(error.code, int) else 1)
     except SdboxError as error:
@@ -101,8 +98,11 @@ def _read_words(
         files = {"report": prepared.report, "record": prepared.record}
         names = [name for name, opened in files.items() if opened is not None]
         fds = [opened.fileno() for opened in files.values() if opened is not None]
-        helper.tell("planned", wire.PLAN, *names, fds=(memory, *fds))
-    helper.launch(wire.LAUNCH.encode(), dict(prepared.plan.spec), (report.fileno(), 0, 1, 2))
+        to_journal = [stream.fileno() for stream in prepared.to_journal]
+        names += ["journal"] * len(to_journal)
+        helper.tell("planned", wire.PLAN, *names, fds=(memory, *fds, *to_journal))
+    report_and_streams = (report.fileno(), *prepared.streams)
+    helper.launch(wire.LAUNCH.encode(), dict(prepared.plan.spec), report_and_streams)
 
 
 def _give_up(helper: init.Helper, status: int) -> NoReturn:

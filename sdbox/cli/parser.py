@@ -13,7 +13,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-VERBS = ("run", "plot", "doctor", "embedded")
+# The verbs in the help's order, and the module of each.
+VERBS = {
+    "run": "run",
+    "list": "listing",
+    "ps": "listing",
+    "show": "listing",
+    "usage": "listing",
+    "top": "top",
+    "freeze": "manage",
+    "thaw": "manage",
+    "kill": "manage",
+    "stop": "manage",
+    "set-property": "manage",
+    "wait": "wait",
+    "logs": "logs",
+    "plot": "plot",
+    "doctor": "doctor",
+    "embedded": "embedded",
+    "complete": "complete",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +64,8 @@ def parser_for(first: Sequence[str]) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
-    for name in first if set(first) & set(VERBS) else VERBS:
+    modules = (VERBS[verb] for verb in (first if set(first) & set(VERBS) else VERBS))
+    for name in dict.fromkeys(modules):
         importlib.import_module(f"sdbox.cli.{name}").add_parser(verbs)
     return parser
 

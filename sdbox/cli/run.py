@@ -18,11 +18,15 @@ from sdbox.record import record
 from sdbox.spec import hides
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from sdbox.directives import Directive, Option
+    from sdbox.helper import Streams
     from sdbox.host import Host
     from sdbox.plan import Plan
+
+_INHERIT = "inherit"
 
 _EPILOG = """\
 -p takes every directive, with the value syntax of systemd.resource-control(5) and
@@ -58,7 +62,22 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
     job = parser.add_argument_group("Job")
     job.add_argument("--box", metavar="NAME", help="a box from the configuration")
     job.add_argument("--config", metavar="FILE", help="instead of /etc/sdbox/sdbox.toml")
-    job.add_argument("--id", metavar="ID", help="its id; the unit is sdbox-ID.scope")
+    job.add_argument("--id", metavar="ID", help="its id; the unit is sdbox-ID.scope, or .service")
+    job.add_argument(
+        "--service",
+        dest="unit_type",
+        action="store_const",
+        const="service",
+        default="scope",
+        help="have systemd start it, as a service, instead of this process",
+    )
+    job.add_argument(
+        "--output",
+        metavar="WHERE",
+        default=_INHERIT,
+        help="stdout and stderr: inherit (default), null, journal, append:FILE, or a FILE,"
+        " which is emptied",
+    )
     job.add_argument(
         "--report", metavar="FILE", help="write how it ended and what it used, as JSON"
     )
@@ -105,9 +124,14 @@ class _Assign(argparse.Action):
 
 @record
 class Prepared:
-    """What the command line comes down to: the plan, and files that are open to be written."""
+    """What the command line comes down to: the plan, and files that are open to be written.
+
+    `streams` are the job's stdin, stdout and stderr; `to_journal` are those that lead there.
+    """
 
     plan: Plan
+    streams: Streams
+    to_journal: tuple[socket.socket, ...]
     report: TextIO | None
     record: TextIO | None
 
@@ -115,25 +139,46 @@ class Prepared:
 def check(arguments: argparse.Namespace) -> None:
     """Raise SdboxError for what is wrong on any host."""
     _box(arguments)
+    if arguments.output != _INHERIT:
+        from sdbox.output import parse
+
+        parse(arguments.output)
 
 
-def prepare(arguments: argparse.Namespace, host: Host, ignored_signals: Sequence[int]) -> Prepared:
-    """Return what a launch will take. Starts nothing. Raises SdboxError."""
+def prepare(
+    arguments: argparse.Namespace, host: Host, journal: str, ignored_signals: Sequence[int]
+) -> Prepared:
+    """Return what a launch will take. Starts nothing. Raises SdboxError.
+
+    By a process that the journal, with its sockets in that directory, can see.
+    """
     box = _box(arguments)
-    me = caller(_inherited_environment(), ignored_signals)
+    unit_type = arguments.unit_type
+    me = caller(_inherited_environment(), ignored_signals, unit_type=unit_type)
     plan = plan_for(
         host,
         _command(arguments.command),
         box,
         job=new_id() if arguments.id is None else arguments.id,
         caller=me,
+        unit_type=unit_type,
     )
     # Before the job starts, so that a path that can't be is told in time.
     report = _opened("--report", arguments.report)
     series = _opened("--record", arguments.record)
+    streams, to_journal = _output(arguments.output, journal, plan)
     _tell_what_is_watched(plan)
     _tell_where_it_starts(box, me.working_directory)
-    return Prepared(plan=plan, report=report, record=series)
+    return Prepared(plan=plan, streams=streams, to_journal=to_journal, report=report, record=series)
+
+
+def _output(where: str, journal: str, plan: Plan) -> tuple[Streams, tuple[socket.socket, ...]]:
+    if where == _INHERIT:
+        return (0, 1, 2), ()
+    from sdbox.output import Outlets, opened, parse
+
+    outlets = opened(parse(where), journal, plan, Outlets(stdout=1, stderr=2))
+    return (0, outlets.stdout, outlets.stderr), outlets.to_journal
 
 
 def _tell_what_is_watched(plan: Plan) -> None:

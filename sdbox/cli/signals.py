@@ -1,7 +1,7 @@
 """Signals that reach `sdbox run`, passed on to the payload.
 
 They are read from a signalfd, since only that tells who sent one: what the terminal sends (^C)
-has reached the payload already, which is in the same process group, and must not come twice.
+has reached a scope's payload already, which is in the same process group, and must not come twice.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Signals:
             for number in signal.valid_signals() - _IGNORED_BY_PYTHON
             if signal.getsignal(number) == signal.SIG_IGN
         )
+        # Whether the payload is in this process group.
+        self.reach_payload = True
         wanted = FORWARDED - set(self.ignored)
         signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
         self.fd = signalfd({int(number) for number in wanted})
@@ -58,7 +60,8 @@ class Signals:
         data = os.read(self.fd, 16 * _SIZE)
         for start in range(0, len(data), _SIZE):
             number, _, code = _NUMBER_AND_CODE.unpack_from(data, start)
-            if code != _SI_KERNEL or number not in _FROM_TERMINAL:
+            from_terminal = code == _SI_KERNEL and number in _FROM_TERMINAL
+            if not (from_terminal and self.reach_payload):
                 send(number)
 
 

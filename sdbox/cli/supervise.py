@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import gc
 import marshal
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from sdbox import verdict
+from sdbox import loop, verdict
 from sdbox.cli import streams
 from sdbox.cli.signals import stop
 from sdbox.cli.talk import complain
@@ -23,8 +23,6 @@ from sdbox.launch import Launch
 from sdbox.plan import Plan
 
 if TYPE_CHECKING:
-    import socket
-
     from sdbox.cli.signals import Signals
     from sdbox.helper import Helper
     from sdbox.host import Endpoint
@@ -40,20 +38,28 @@ def supervise(
     `report` is where init will speak. `stops`: stop with the payload, for a shell's sake. Not
     otherwise: who continues just the payload would leave the job without a supervisor.
     """
-    return asyncio.run(_supervise(report, endpoint, helper, signals, stops=stops))
+    return loop.run(_supervise(report, endpoint, helper, signals, stops=stops))
 
 
 async def _supervise(
     report: socket.socket, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
 ) -> Result | int:
-    helper.attach(asyncio.get_running_loop())
+    helper.attach()
     fields, fds = await helper.answer(wire.PLAN)
     if fields[0] == b"over":
         await helper.close()
         return int(fields[2])
     plan = _received_plan(fds[0])
-    files = _opened(fields[2:], fds[1:])
-    launch = Launch(plan=plan, key=wire.LAUNCH, report=report, record=files.get(b"record"))
+    given = list(zip(fields[2:], fds[1:], strict=True))
+    files = {name: os.fdopen(fd, "w") for name, fd in given if name != b"journal"}
+    signals.reach_payload = plan.unit_type == "scope"
+    launch = Launch(
+        plan=plan,
+        key=wire.LAUNCH,
+        report=report,
+        record=files.get(b"record"),
+        to_journal=tuple(socket.socket(fileno=fd) for name, fd in given if name == b"journal"),
+    )
     result = await _account(launch, files.get(b"report"), endpoint, helper, signals, stops=stops)
     for opened in files.values():
         with contextlib.suppress(OSError):
@@ -65,10 +71,6 @@ def _received_plan(fd: int) -> Plan:
     with open(fd, "rb") as file:
         file.seek(0)
         return Plan.from_plain(marshal.load(file))  # noqa: S302 - from this very program
-
-
-def _opened(names: list[bytes], fds: list[int]) -> dict[bytes, TextIO]:
-    return {name: os.fdopen(fd, "w") for name, fd in zip(names, fds, strict=True)}
 
 
 async def _account(
@@ -102,11 +104,10 @@ async def _see_through(
         # What there is by now stays to the end: it need not be looked at.
         gc.freeze()
         gc.enable()
-        loop = asyncio.get_running_loop()
-        forward = functools.partial(_forward, job, loop) if stops else job.send_signal
-        loop.add_reader(signals.fd, signals.forward, forward)
+        forward = functools.partial(_forward, job) if stops else job.send_signal
+        loop.running().add_reader(signals.fd, signals.forward, forward)
         result = await job.wait()
-        loop.remove_reader(signals.fd)
+        loop.running().remove_reader(signals.fd)
         if job.series is not None and job.series.error is not None:
             complain(f"--record: {job.series.error.strerror}")
         return result
@@ -114,11 +115,11 @@ async def _see_through(
         await connection.close()
 
 
-def _forward(job: Job, loop: asyncio.AbstractEventLoop, number: int) -> None:
+def _forward(job: Job, number: int) -> None:
     if number == signal.SIGCONT:
         # A shell's `fg` continues the payload as well. One more SIGCONT, and late, could undo the
         # next stop: so first hear whether it has come to that.
-        loop.call_soon(_continue, job)
+        loop.running().call_soon(_continue, job)
     else:
         job.send_signal(number)
 
