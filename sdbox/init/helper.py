@@ -6,6 +6,7 @@ directories, and the duty to end every box when the supervisor is gone.
 
     launch KEY     spec, report socket, stdin, stdout, stderr   -> forked KEY PID  + pidfd
                                                               or -> error KEY STEP PATH ERRNO
+                   for a service, whose init systemd starts     -> handed KEY      + socket
     placed KEY     the unit's cgroup directory
     connect PATH                                               -> connected PATH ERRNO + socket
     finish KEY     when the unit is gone; every key ends with it   -> finished KEY [DIRECTORY]
@@ -38,7 +39,7 @@ _INIT_SECONDS = 10.0
 
 
 class Child:
-    """One init that the helper has forked, and after its end the rm of its directories."""
+    """One init, and after its end the rm of its directories. `pid` is 0 if systemd forked it."""
 
     __slots__ = ("cgroup", "directories", "finishing", "pid", "pidfd")
 
@@ -48,6 +49,11 @@ class Child:
         self.directories = directories
         self.cgroup = -1
         self.finishing = False
+
+    def reap(self) -> None:
+        """Take note of the end, as a parent must."""
+        if self.pid:
+            os.waitpid(self.pid, 0)
 
 
 class Helper:
@@ -109,7 +115,7 @@ class Helper:
         if verb == b"launch":
             self._launch(key, fds)
         elif verb == b"placed":
-            self.children[key].cgroup = fds[0]
+            self._placed(key, *fds)
         elif verb == b"finish":
             self._finish(key)
         elif verb == b"connect":
@@ -138,18 +144,38 @@ class Helper:
     def launch(self, key: bytes, spec: dict[str, Any], fds: Sequence[int]) -> None:
         """Fork an init, which gets a report socket and its three streams, and tell."""
         directories: dict[str, str] = {}
+        begin = self._hand_over if spec["enter"] else self._fork_child
         try:
             for destination, parent in spec["private_directories"]:
                 directories[destination] = _make_directory(parent, spec["job"])
-            pid = self._fork(spec, fds, directories)
+            begin(key, spec, fds, directories)
         except StepError as error:
             cleanup.remove_directories(directories.values())
             self.tell("error", key, error.name, error.path, error.number)
-            return
+
+    def _fork_child(
+        self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
+    ) -> None:
+        pid = self._fork(spec, fds, directories)
         pidfd = os.pidfd_open(pid)
         self.children[key] = Child(pid, pidfd, directories)
         self._await_end(pidfd, lambda fd: self._reap(key))
         self.tell("forked", key, pid, fds=(pidfd,))
+
+    def _hand_over(
+        self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
+    ) -> None:
+        """Leave all that an init needs in a socket, whose other end systemd is to give to it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        memory = os.memfd_create("sdbox-spec", os.MFD_CLOEXEC)
+        with open(memory, "wb") as file, ours, theirs:
+            marshal.dump((spec, directories), file)
+            file.flush()
+            wire.send(ours, "box", fds=(memory, root, self.supervisor, self.self_pidfd, *fds))
+            self.children[key] = Child(0, -1, directories)
+            self.tell("handed", key, fds=(theirs.fileno(),))
+        os.close(root)
 
     def _fork(self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]) -> int:
         """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
@@ -182,6 +208,14 @@ class Helper:
         finally:
             os._exit(1)
 
+    def _placed(self, key: bytes, cgroup: int, init: int | None = None) -> None:
+        """Take note of the unit's cgroup, and of an init that is not this process's child."""
+        child = self.children[key]
+        child.cgroup = cgroup
+        if init is not None:
+            child.pidfd = init
+            self._await_end(init, lambda fd: self._reap(key))
+
     def _await_end(self, pidfd: int, callback: Callable[[int], None]) -> None:
         self.ended[pidfd] = callback
         self.poll.register(pidfd, select.POLLIN)
@@ -189,7 +223,7 @@ class Helper:
     def _reap(self, key: bytes) -> None:
         child = self.children[key]
         self.poll.unregister(child.pidfd)
-        os.waitpid(child.pid, 0)
+        child.reap()
         os.close(child.pidfd)
         child.pidfd = -1
         if child.finishing:
@@ -245,7 +279,7 @@ class Helper:
         remaining = max(deadline - time.monotonic(), 0.0)
         if not select.select([child.pidfd], [], [], min(remaining, _INIT_SECONDS))[0]:
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-        os.waitpid(child.pid, 0)
+        child.reap()
 
 
 def close_all_but(keep: set[int]) -> None:

@@ -34,7 +34,10 @@ _PLACING_SECONDS = 1.0
 
 
 class Init:
-    """One box's first process. `guardians` are supervisor and helper, as descriptors."""
+    """One box's first process. `guardians` are supervisor and helper, as descriptors.
+
+    `placed` says that it was born in its unit.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,8 @@ class Init:
         report: socket.socket,
         guardians: tuple[int, ...],
         directories: dict[str, str],
+        *,
+        placed: bool = False,
     ) -> None:
         self.spec = spec
         self.report = report
@@ -51,7 +56,7 @@ class Init:
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-        self.birthplace = os.pread(self.place, 4096, 0)
+        self.birthplace = b"" if placed else os.pread(self.place, 4096, 0)
 
     def run(self) -> NoReturn:
         """Live from fork to the end of the box."""
@@ -114,7 +119,8 @@ class Init:
         os.close(writer)
         # The payload is in the caller's process group. Who kills all of that must leave one
         # process that ends what the payload has put elsewhere.
-        os.setpgid(0, 0)
+        # A service's init leads a session, and can't leave its group: there, the payload does.
+        os.setpgid(child if os.getsid(0) == os.getpid() else 0, 0)
         os.eventfd_write(go, 1)
         os.close(go)
         # Everything init has blocked is a signal that it must outlive; exec itself can't hang

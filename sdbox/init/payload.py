@@ -32,7 +32,31 @@ def _reset_signals(ignored: Iterable[int]) -> None:
     """Keep ignored what the caller ignores on purpose (nohup); the helper has undone the rest."""
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    syscalls.unblock_signals()
+
+
+def _inherit(
+    *,
+    uid: int,
+    gid: int,
+    groups: list[int],
+    umask: int,
+    nice: int,
+    limits: dict[int, tuple[int, int]],
+    cpus: tuple[int, ...],
+) -> None:
+    """Give a service's process what a child of the caller would have."""
+    os.umask(umask)
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    for number, (soft, hard) in limits.items():
+        _limit(resource_number=number, soft=soft, hard=hard)
+    try:
+        os.sched_setaffinity(0, cpus or os.sched_getaffinity(0))
+    except OSError as error:
+        # EINVAL: none of them is the unit's to use, which is where a child would be moved to.
+        if error.errno != errno.EINVAL:
+            raise
+    _credentials(uid=uid, gid=gid, groups=groups)
 
 
 def _affinity(*, cpus: list[int]) -> None:
@@ -75,6 +99,7 @@ def _working_directory(*, path: str, ignore_missing: bool) -> None:
 
 _OPERATIONS: dict[str, Callable[..., None]] = {
     "OOMScoreAdjust": _oom_score_adjust,
+    "Inherit": _inherit,
     "CPUAffinity": _affinity,
     "Limit": _limit,
     "User": _credentials,

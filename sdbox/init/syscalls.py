@@ -11,6 +11,7 @@ import errno
 import os
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
@@ -40,6 +41,7 @@ FSMOUNT_CLOEXEC = 1
 
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_CHILD_SUBREAPER = 36
+_SIG_SETMASK = 2
 SFD_CLOEXEC = os.O_CLOEXEC
 SFD_NONBLOCK = os.O_NONBLOCK
 
@@ -82,11 +84,26 @@ def prctl(option: int, value: int) -> None:
     _checked(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
 
 
-def signalfd(signals: set[int]) -> int:
-    """Return a non-blocking descriptor that reads the signals, which the caller has blocked."""
+def _signal_set(signals: set[int]) -> ctypes.Array[ctypes.c_uint64]:
     mask = (ctypes.c_uint64 * 16)()
     for number in signals:
         mask[0] |= 1 << (number - 1)
+    return mask
+
+
+def unblock_signals() -> None:
+    """Block no signal any more.
+
+    The signal module would look up a name for each one that was blocked: a millisecond, mostly
+    for exceptions, since half of them have none.
+    """
+    mask = _signal_set(set())
+    _checked(-_libc.pthread_sigmask(_SIG_SETMASK, mask, None))
+
+
+def signalfd(signals: set[int]) -> int:
+    """Return a non-blocking descriptor that reads the signals, which the caller has blocked."""
+    mask = _signal_set(signals)
     return _checked(_libc.signalfd(-1, mask, SFD_CLOEXEC | SFD_NONBLOCK))
 
 

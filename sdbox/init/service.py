@@ -1,0 +1,97 @@
+"""Init as a service's main process, which systemd starts: it comes to where a child would be.
+
+On its stdin is a socket in which the helper has left what init has from a fork elsewhere:
+
+    box     spec and private directories, root directory, supervisor, helper, report socket,
+            stdin, stdout, stderr
+
+It enters the namespaces of whoever asked for the job, says `born`, with process descriptors of
+itself, and from there on is the same as a scope's.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import signal
+import socket
+
+from sdbox.init import syscalls, wire
+from sdbox.init.helper import close_all_but
+from sdbox.init.main import Init
+from sdbox.init.steps import StepError, step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+
+def main() -> NoReturn:
+    """Be the main process of a service, which ends as the box's init does."""
+    _take_no_signals()
+    with socket.socket(fileno=os.dup(0)) as handed:
+        fields, fds = wire.receive(handed)
+    if not fields:
+        # Who asked for the job is gone.
+        os._exit(1)
+    memory, root, supervisor, helper, report, *streams = fds
+    with open(memory, "rb") as file:
+        file.seek(0)
+        spec, directories = marshal.load(file)  # noqa: S302 - from the helper
+    sock = socket.socket(fileno=report)
+    try:
+        _enter(supervisor, root, spec["enter"])
+        inits = _first_of_its_namespace(spec)
+    except StepError as error:
+        wire.send(sock, "error", error.name, error.path, error.number)
+        os._exit(1)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    wire.send(sock, "born", fds=inits)
+    # The process that systemd knows is one that the box must not outlive, either.
+    guardians = (supervisor, helper, *inits[1:])
+    close_all_but({0, 1, 2, sock.fileno(), *guardians})
+    Init(spec, sock, guardians, directories, placed=True).run()
+
+
+def _take_no_signals() -> None:
+    """As the helper does for the inits that it forks."""
+    every = signal.valid_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, every)
+    for number in every - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _enter(supervisor: int, root: int, namespaces: int) -> None:
+    """Go to the namespaces and the root directory of the supervisor."""
+    with step("setns"):
+        syscalls.setns(supervisor, namespaces)
+    with step("chroot"):
+        os.fchdir(root)
+        os.chroot(".")
+
+
+def _first_of_its_namespace(spec: dict[str, Any]) -> tuple[int, ...]:
+    """Return descriptors of this process and, where that must stay, of the one that it was.
+
+    systemd 257 has PrivatePIDs= itself, and this is PID 1 then.
+    """
+    this = os.pidfd_open(os.getpid())
+    if not spec["private_pids"] or os.getpid() == 1:
+        return (this,)
+    with step("PrivatePIDs"):
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+        child = os.fork()
+    if child:
+        _end_with(child)
+    os.setsid()
+    return os.pidfd_open(os.getpid()), this
+
+
+def _end_with(child: int) -> NoReturn:
+    """Be the main process that systemd knows, while a child is init."""
+    close_all_but({0, 1, 2})
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
