@@ -17,11 +17,13 @@ if TYPE_CHECKING:
         LaunchFailed,
         ManagerRefused,
         ManagerUnavailable,
+        NoSuchJob,
         SdboxError,
         TimedOut,
         Unenforceable,
     )
     from sdbox.job import Job
+    from sdbox.jobs import Jobs, JobStatus
     from sdbox.launcher import Launcher
     from sdbox.result import Result
 
@@ -32,10 +34,13 @@ __all__ = [
     "InvalidConfiguration",
     "InvalidDirective",
     "Job",
+    "JobStatus",
+    "Jobs",
     "LaunchFailed",
     "Launcher",
     "ManagerRefused",
     "ManagerUnavailable",
+    "NoSuchJob",
     "Result",
     "SdboxError",
     "TimedOut",
@@ -46,6 +51,8 @@ __all__ = [
 _HOMES = {
     "Box": "sdbox.box",
     "Job": "sdbox.job",
+    "JobStatus": "sdbox.jobs",
+    "Jobs": "sdbox.jobs",
     "Launcher": "sdbox.launcher",
     "Result": "sdbox.result",
     "run": "sdbox.api",

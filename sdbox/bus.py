@@ -10,7 +10,6 @@ of pending calls and a table of signals are shorter than the work-arounds, and h
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -22,12 +21,13 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sdbox import dial
-from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
+from sdbox import dial, loop
+from sdbox.errors import ManagerRefused, ManagerUnavailable
 from sdbox.record import record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    import asyncio
+    from collections.abc import Callable, Iterator, Sequence
 
     from dbus_next._private.unmarshaller import Unmarshaller
     from dbus_next.constants import MessageType
@@ -61,16 +61,6 @@ MAX_MESSAGE_BYTES = 128 * 2**20
 
 # Messages handled before the event loop gets its turn again.
 _BATCH = 64
-
-
-@contextlib.asynccontextmanager
-async def within(seconds: float, what: str) -> AsyncIterator[None]:
-    """Raise TimedOut, naming `what`, when the body has not ended after `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise TimedOut(f"{what}: not done after {seconds:g} s") from None
 
 
 def variant(signature: str, value: object) -> Variant:
@@ -119,9 +109,9 @@ class Bus:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop.running()
         self._serial = 0
-        self._slots = asyncio.Semaphore(MAX_CALLS)
+        self._slots = loop.Semaphore(MAX_CALLS)
         self._pending: dict[int, asyncio.Future[list[Any]]] = {}
         self._callbacks: dict[tuple[str, str, str], list[Callback]] = {}
         self.closed: asyncio.Future[str] = self._loop.create_future()
@@ -133,7 +123,7 @@ class Bus:
 
         Raises ManagerUnavailable when nobody answers there or we are refused, and TimedOut.
         """
-        async with within(timeout, f"connecting to {address}"):
+        async with loop.within(timeout, f"connecting to {address}"):
             return await cls.connect_socket(await dial.connect(address), timeout=timeout)
 
     @classmethod
@@ -141,7 +131,7 @@ class Bus:
         """Take over a connected stream socket, which is closed on failure too."""
         try:
             sock.setblocking(False)
-            async with within(timeout, "authenticating on the bus"):
+            async with loop.within(timeout, "authenticating on the bus"):
                 await dial.authenticate(sock)
         except BaseException:
             sock.close()
@@ -182,7 +172,7 @@ class Bus:
                 body=_plain(body),
                 unix_fds=list(fds),
             )
-        async with within(timeout, f"{interface}.{member}"):
+        async with loop.within(timeout, f"{interface}.{member}"):
             return await self._exchange(message)
 
     async def add_match(self, match: Match, callback: Callback, *, timeout: float) -> None:
@@ -306,7 +296,7 @@ class _Wire:
         received: Callable[[Message], None],
         lost: Callable[[str], None],
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop.running()
         self._sock = sock
         self._received = received
         self._lost = lost

@@ -6,6 +6,7 @@ job is never taken for this one. The box's helper uses it too: standard library 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 from sdbox.errors import SdboxError, TimedOut
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
@@ -300,22 +300,11 @@ class _Events:
 
 async def _readable(fd: int, seconds: float) -> None:
     """Wait until `fd` can be read, or for so long."""
-    import asyncio  # here, since the helper never comes here and must not pay for it
+    from sdbox import loop  # here, since the helper never comes here and must not pay for it
 
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    timer = loop.call_later(seconds, _settle, ready)
-    loop.add_reader(fd, _settle, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
-        timer.cancel()
-
-
-def _settle(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
+    with contextlib.suppress(TimedOut):
+        async with loop.within(seconds, "waiting"):
+            await loop.readable(fd)
 
 
 def controllers(path: str) -> frozenset[str]:

@@ -5,10 +5,10 @@ Nothing here has a time-out of its own: the caller's is meant to hold for all of
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 
+from sdbox import loop
 from sdbox.errors import ManagerUnavailable
 
 # Without an identity in it the daemon takes the one that the kernel names: our own uid as we see
@@ -69,19 +69,20 @@ async def _try(sock: socket.socket, name: bytes) -> None:
         except BlockingIOError:
             # The listener's backlog is full. Nothing can be waited for: such a socket is not
             # connecting, and polls as ready.
-            await asyncio.sleep(_CONNECT_RETRY_SECONDS)
+            await loop.sleep(_CONNECT_RETRY_SECONDS)
         else:
             return
 
 
 async def authenticate(sock: socket.socket) -> None:
     """Have the daemon accept us on a non-blocking socket, and file descriptors on it."""
-    loop = asyncio.get_running_loop()
     answer = b""
     try:
-        await loop.sock_sendall(sock, _SASL)
+        # A socket that has carried nothing yet takes that at once.
+        sock.send(_SASL)
         while answer.count(b"\r\n") < len(_SASL_ACCEPTED) and len(answer) < _SASL_MAX_BYTES:
-            data = await loop.sock_recv(sock, _SASL_MAX_BYTES)
+            await loop.readable(sock.fileno())
+            data = sock.recv(_SASL_MAX_BYTES)
             if not data:
                 break
             answer += data

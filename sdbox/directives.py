@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from sdbox.properties import UnitType
     from sdbox.syntax import ListSyntax, Syntax
 
 
@@ -58,6 +59,13 @@ class Directive:
     """The directives that an empty assignment empties. Such a directive accumulates."""
     unit: Callable[[Any], tuple[UnitProperty, ...]] | None = None
     """The value as properties of the unit. Where it is None, init or a watch keeps it."""
+    service: Callable[[Any], tuple[UnitProperty, ...]] | None = None
+    """The value as properties that only a service takes, of which systemd does the same as init.
+
+    Not those by which init itself could not start, or not be where it has work to do: what hides
+    files from it, makes it another user or takes resources from it is always init's own work. Nor
+    PrivateIPC=, for which systemd wants a /dev/mqueue to mount on, which containers lack.
+    """
     since: int = 0
     """The first systemd that takes it on a scope; 0 where every supported one does."""
     since_values: Mapping[Any, int] = MappingProxyType({})
@@ -76,14 +84,19 @@ class Directive:
         """Whether assigning twice adds up instead of replacing."""
         return bool(self.resets)
 
-    @property
-    def scope(self) -> str:
-        """Who keeps it for a scope: `unit`, `init`, or `watch` where only sdbox can."""
-        return "unit" if self.unit else "watch" if self.watch else "init"
+    def keeper(self, unit_type: UnitType = "scope") -> str:
+        """Who keeps it: `unit`, `init`, or `watch` where only sdbox can."""
+        return "unit" if self.properties(unit_type) else "watch" if self.watch else "init"
 
-    def needs_version(self, value: Any) -> int:
-        """The first systemd that takes this value on a scope; 0 where every supported one does."""
-        return max(self.since, self.since_values.get(value, 0))
+    def properties(
+        self, unit_type: UnitType = "scope"
+    ) -> Callable[[Any], tuple[UnitProperty, ...]] | None:
+        """The value as properties of a unit of that type, if systemd keeps it there."""
+        return self.unit or (self.service if unit_type == "service" else None)
+
+    def needs_version(self, value: Any, unit_type: UnitType = "scope") -> int:
+        """The first systemd that takes this value; 0 where every supported one does."""
+        return max(self.since if unit_type == "scope" else 0, self.since_values.get(value, 0))
 
     def resolve(self, value: Any, totals: Mapping[str, int]) -> Any:
         """`value` with a percentage made the number that it is on a host with these `totals`.
@@ -201,7 +214,7 @@ _TABLE = (
         help="the CPUs the job may run on, kept by the kernel's cpuset",
         option=Option(flag="--allowed-cpus", to_value=_only_cpus),
         resets=("AllowedCPUs",),
-        unit=translate.cpus_property,
+        unit=translate.cpus_property("AllowedCPUs"),
         controller="cpuset",
         files=translate.cgroup_file("cpuset.cpus", translate.ranges),
     ),
@@ -212,6 +225,7 @@ _TABLE = (
         help="the CPUs the job starts on; it may change that itself",
         option=Option(flag="--cpu-affinity", to_value=_only_cpus),
         resets=("CPUAffinity",),
+        service=translate.cpus_property("CPUAffinity"),
     ),
     Directive(
         name="IOReadBandwidthMax",
@@ -269,6 +283,7 @@ _TABLE = (
         section=_ISOLATION,
         help="its own PID namespace: it sees its own processes only",
         option=Option(flag="--pid-namespace", constant="yes"),
+        service=translate.word_property("PrivatePIDs", since=257),
     ),
     Directive(
         name="PrivateIPC",
@@ -283,6 +298,7 @@ _TABLE = (
         section=_ISOLATION,
         help="no network but its own lo",
         option=Option(flag="--network", metavar="none|host", to_value=_network),
+        service=translate.unit_property("PrivateNetwork", "b"),
     ),
     Directive(
         name="NoNewPrivileges",
@@ -290,6 +306,7 @@ _TABLE = (
         section=_ISOLATION,
         help="set-user-ID programs and file capabilities give it nothing",
         option=Option(flag="--no-new-privileges", constant="yes"),
+        service=translate.unit_property("NoNewPrivileges", "b"),
     ),
     Directive(
         name="RootDirectory",

@@ -45,6 +45,13 @@ class ManagerRefused(SdboxError):
         self.name = name
 
 
+class NoSuchJob(SdboxError):
+    """No job of that name is there, or any more."""
+
+    # As systemctl(1), "EXIT STATUS", has it after the Linux Standard Base: no such unit.
+    exit_status = 4
+
+
 class TimedOut(SdboxError):
     """Something that sdbox waited for did not happen in its time."""
 

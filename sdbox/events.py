@@ -5,7 +5,7 @@ MESSAGE_IDs are for ever. packaging/sdbox.catalog explains them, to `journalctl 
 
 from __future__ import annotations
 
-from sdbox.messages import MEGABYTE, one_line
+from sdbox.messages import MEGABYTE, memory_message, one_line
 from sdbox.record import record, values_of
 
 TYPE_CHECKING = False
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sdbox.plan import Plan
     from sdbox.result import Result, Usage
+    from sdbox.watch import Excess
 
     Fields = list[tuple[str, str]]
 
@@ -103,9 +104,8 @@ FIGURES = {
     "io_pressure_seconds": "SDBOX_IO_PRESSURE_USEC",
 }
 _USEC = "_USEC"
-
 # The reasons of an end that are limits.
-LIMITS = frozenset({"memory", "wall-time", "cpu-time", "disk"})
+_LIMITS = frozenset({"memory", "wall-time", "cpu-time", "disk"})
 
 
 def started(plan: Plan) -> Fields:
@@ -121,8 +121,12 @@ def started(plan: Plan) -> Fields:
     ]
 
 
-def limit_passed(plan: Plan, reason: str, message: str, usage: Usage) -> Fields:
-    """Tell that a job has gone over a limit, and what it had used by then."""
+def limit_passed(plan: Plan, excess: Excess, usage: Usage) -> Fields:
+    """Tell that a job has gone over a limit that is watched, and what it had used by then."""
+    return _limit_passed(plan, excess.reason, excess.message, usage)
+
+
+def _limit_passed(plan: Plan, reason: str, message: str, usage: Usage) -> Fields:
     return [
         *_entry("limit-passed", plan.job, plan.unit, message=message),
         ("SDBOX_REASON", reason),
@@ -143,6 +147,20 @@ def thawed(job: str, unit: str) -> Fields:
 def killed(job: str, unit: str) -> Fields:
     """Tell that somebody has a job killed."""
     return _entry("killed", job, unit)
+
+
+def ended(plan: Plan, result: Result, *, limit_told: bool) -> list[Fields]:
+    """Tell how a job ended; before that, of a limit that the kernel or the manager has kept."""
+    return [*([] if limit_told else _kept_limits(plan, result)), finished(result)]
+
+
+def _kept_limits(plan: Plan, result: Result) -> Iterator[Fields]:
+    if result.reason in _LIMITS:
+        yield _limit_passed(plan, result.reason, result.message, result.usage)
+    elif result.usage.oom_kills and plan.memory_limit_bytes is not None:
+        # One of its processes was killed, and the others went on.
+        message = memory_message(plan.memory_limit_bytes, result.usage.memory_peak_bytes)
+        yield _limit_passed(plan, "memory", message, result.usage)
 
 
 def finished(result: Result) -> Fields:

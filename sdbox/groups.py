@@ -105,19 +105,18 @@ def look(root: str, place: Place | None) -> Group:
 def _freezer_state(cgroup: Cgroup, frozen_by: str | None) -> str:
     own = bool(cgroup.value("cgroup.freeze"))
     frozen = bool((cgroup.flat("cgroup.events") or {}).get("frozen"))
-    return _FREEZER_STATES[own, frozen, frozen_by is not None]
+    if frozen_by is not None:
+        # Its own is no matter: up to systemd 255 a slice that is frozen freezes all below it, too.
+        return "frozen-by-parent" if frozen else "freezing-by-parent"
+    return _FREEZER_STATES[own, frozen]
 
 
-# By cgroup.freeze, cgroup.events, and whether a slice above is frozen.
+# By cgroup.freeze and cgroup.events.
 _FREEZER_STATES = {
-    (False, False, False): "running",
-    (False, True, False): "thawing",
-    (True, False, False): "freezing",
-    (True, True, False): "frozen",
-    (False, False, True): "freezing-by-parent",
-    (False, True, True): "frozen-by-parent",
-    (True, False, True): "freezing",
-    (True, True, True): "frozen",
+    (False, False): "running",
+    (False, True): "thawing",
+    (True, False): "freezing",
+    (True, True): "frozen",
 }
 
 

@@ -1,7 +1,7 @@
 """The supervisor's end of the helper: starts it, and asks it for inits.
 
-What the helper does is in `sdbox.init.helper`; this module must stay importable without asyncio,
-since `sdbox run` starts its helper before it imports the rest.
+What the helper does is in `sdbox.init.helper`. This module imports no event loop before it is
+needed, since `sdbox run` starts its helper before it imports the rest.
 """
 
 from __future__ import annotations
@@ -99,10 +99,12 @@ class Helper:
         os.close(supervisor)
         return cls(ours, process.pid, process)
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have answers read by this loop."""
-        self._loop = loop
-        loop.add_reader(self.control.fileno(), self._on_answer)
+    def attach(self) -> None:
+        """Have answers read by the running loop."""
+        from sdbox import loop
+
+        self._loop = loop.running()
+        self._loop.add_reader(self.control.fileno(), self._on_answer)
 
     def send_launch(
         self, key: str, spec: Mapping[str, Any], report: socket.socket, streams: Streams
@@ -136,9 +138,23 @@ class Helper:
             )
         return sock
 
-    def placed(self, key: str, cgroup: int) -> None:
-        """Tell the helper the unit's cgroup: what to end, should this process vanish."""
-        self._send("placed", key, (cgroup,))
+    async def handed(self, key: str) -> int:
+        """Return the socket in which an init that systemd starts finds what it needs."""
+        fields, fds = await self.answer(key)
+        if fields[0] == b"error":
+            raise launch_error(*fields[2:])
+        return fds[0]
+
+    def placed(self, key: str, cgroup: int, pidfd: int | None = None) -> None:
+        """Tell the helper the unit's cgroup: what to end, should this process vanish.
+
+        `pidfd`, which is the helper's from now on, stands for an init that it did not fork.
+        """
+        others = () if pidfd is None else (pidfd,)
+        try:
+            self._send("placed", key, (cgroup, *others))
+        finally:
+            wire.close(list(others))
 
     async def finish(self, key: str) -> str:
         """Have the private directories of an ended box removed; return those that could not be."""
@@ -149,30 +165,24 @@ class Helper:
     def forget(self, key: str) -> None:
         """Have what is left of a launch that failed cleaned up, without waiting."""
         name = os.fsencode(key)
-        answer = self._answers.pop(name, None)
-        if answer is not None and answer.done() and answer.exception() is None:
-            wire.close(answer.result()[1])
+        self._drop(name)
         self._forgotten.add(name)
         with suppress(ManagerUnavailable):
             self._send("finish", key, ())
 
     async def close(self) -> None:
         """Hang up, and wait for the helper to end what boxes are left, and itself."""
-        import asyncio
+        from sdbox import loop
 
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self.control.fileno())
+        loop.running().remove_reader(self.control.fileno())
         self.control.close()
         pidfd = os.pidfd_open(self.pid)
-        ended = loop.create_future()
-        loop.add_reader(pidfd, _settle, ended)
         try:
-            async with asyncio.timeout(_END_SECONDS):
-                await ended
-        except TimeoutError:
+            async with loop.within(_END_SECONDS, "The end of the helper"):
+                await loop.readable(pidfd)
+        except TimedOut:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
-            loop.remove_reader(pidfd)
             os.close(pidfd)
         self._reap()
 
@@ -187,16 +197,26 @@ class Helper:
 
         Raises ManagerUnavailable when the helper has ended, and TimedOut.
         """
-        import asyncio
+        from sdbox import loop
 
         name = os.fsencode(key)
         try:
-            async with asyncio.timeout(seconds):
-                return await self._future(name)
-        except TimeoutError:
-            raise TimedOut(f"No answer of the helper within {seconds:g} s") from None
-        finally:
-            self._answers.pop(name, None)
+            async with loop.within(seconds, "An answer of the helper"):
+                answer = await self._future(name)
+        except BaseException:
+            # It may have come in the moment in which its reader was cancelled.
+            self._drop(name)
+            raise
+        del self._answers[name]
+        return answer
+
+    def _drop(self, name: bytes) -> None:
+        """Close the descriptors of an answer that nobody will read."""
+        answer = self._answers.pop(name, None)
+        if answer is None or not answer.done() or answer.cancelled():
+            return
+        if answer.exception() is None:
+            wire.close(answer.result()[1])
 
     def _future(self, name: bytes) -> asyncio.Future[Answer]:
         """Return where an answer goes, whether it or its reader comes first."""
@@ -277,11 +297,6 @@ _HINTS = {
     ("Limit", errno.EPERM): "Only root may raise a hard limit",
     ("User", errno.EPERM): "Only root may start a job as another user",
 }
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _helper_gone() -> ManagerUnavailable:

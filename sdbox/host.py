@@ -19,6 +19,7 @@ CHOICES: tuple[Choice, ...] = ("auto", "system", "embedded")
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
+JOURNAL = "/run/systemd/journal"
 # sd_booted(3): the directory is there exactly when systemd is the machine's PID 1.
 _BOOTED = "/run/systemd/system"
 
@@ -28,14 +29,26 @@ class Endpoint:
     """How to reach one manager. `cgroup_root` is the directory that its ControlGroup= start at.
 
     `pid_namespace` is a process descriptor where the manager has a PID namespace of its own, and
-    `launch_cgroup` where processes must be for the manager to be able to move them.
+    `launch_cgroup` where processes must be for the manager to be able to move them. `journal` is
+    the directory of the journal's sockets.
     """
 
     kind: Literal["system", "embedded"]
     bus_socket: str
     cgroup_root: str
+    journal: str
     pid_namespace: int | None = None
     launch_cgroup: str | None = None
+
+    def inside(self) -> Endpoint:
+        """Return how a process in the manager's PID namespace reaches it."""
+        root = "" if self.pid_namespace is None else "/proc/1/root"
+        return Endpoint(
+            kind=self.kind,
+            bus_socket=root + SYSTEM_BUS,
+            cgroup_root=self.cgroup_root,
+            journal=root + JOURNAL,
+        )
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -47,7 +60,7 @@ class Endpoint:
 class Host:
     """What a plan must know of the host and its manager."""
 
-    manager: Literal["system", "embedded"]
+    manager: str
     controllers: frozenset[str]
     memory_total_bytes: int
     tasks_total: int
@@ -60,6 +73,17 @@ def running() -> Endpoint | None:
     from sdbox import embedded
 
     _refuse_inside_box()
+    manager = embedded.find()
+    return None if manager is None else at_embedded(manager)
+
+
+def find(choice: Choice) -> Endpoint | None:
+    """Return where the chosen manager is; None where it would have to be booted first."""
+    _refuse_inside_box()
+    if choice == "system" or (choice == "auto" and booted()):
+        return _system()
+    from sdbox import embedded
+
     manager = embedded.find()
     return None if manager is None else at_embedded(manager)
 
@@ -81,11 +105,11 @@ def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
 def _refuse_inside_box() -> None:
     """A job that could start others through the manager would get out of its box."""
     groups = _read("/proc/self/cgroup").rpartition("0::")[2].strip().split("/")
-    boxes = [name for name in groups if name.startswith("sdbox-") and name.endswith(".scope")]
+    boxes = [n for n in groups if n.startswith("sdbox-") and n.endswith((".scope", ".service"))]
     if boxes:
         raise ManagerUnavailable(
             f"This process is in a box itself, {boxes[0]}",
-            hint="Start the job from outside of it",
+            hint="Call sdbox from outside of it",
         )
 
 
@@ -95,6 +119,7 @@ def at_embedded(manager: Embedded) -> Endpoint:
         kind="embedded",
         bus_socket=manager.bus_socket,
         cgroup_root=manager.cgroup_root,
+        journal=manager.root + JOURNAL,
         pid_namespace=manager.open_pidfd(),
         launch_cgroup=manager.launch_cgroup if _cgroups_are_delegated() else None,
     )
@@ -107,9 +132,14 @@ def booted() -> bool:
 
 def host_of(endpoint: Endpoint) -> Host:
     """Return what there is to know of the host, with that manager."""
+    return host_at(endpoint.kind, endpoint.cgroup_root)
+
+
+def host_at(manager: str, cgroup_root: str) -> Host:
+    """As host_of(), for a manager whose cgroups begin at `cgroup_root`."""
     return Host(
-        manager=endpoint.kind,
-        controllers=controllers(endpoint.cgroup_root),
+        manager=manager,
+        controllers=controllers(cgroup_root),
         memory_total_bytes=_memory_total(),
         tasks_total=_tasks_total(),
     )
@@ -131,7 +161,9 @@ def _system() -> Endpoint:
             "Only root may start units in the system manager",
             hint="Run sdbox as root",
         )
-    return Endpoint(kind="system", bus_socket=SYSTEM_BUS, cgroup_root=CGROUP_ROOT)
+    return Endpoint(
+        kind="system", bus_socket=SYSTEM_BUS, cgroup_root=CGROUP_ROOT, journal=JOURNAL
+    )
 
 
 def _cgroups_are_delegated() -> bool:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import time
 from typing import TYPE_CHECKING
 
-from sdbox import verdict
+from sdbox import events, loop, verdict
 from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError
+from sdbox.memo import keep_result
 from sdbox.usage import Meter
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from sdbox.box import Box
     from sdbox.cgroup import Cgroup
     from sdbox.helper import Helper
+    from sdbox.journal import Journal
     from sdbox.kmsg import Victim
     from sdbox.launch import Launch
     from sdbox.manager import Manager
     from sdbox.report import Report
     from sdbox.result import Result, Usage
     from sdbox.series import Series
+    from sdbox.verbs import Figures, Target
     from sdbox.watch import Excess
 
 # How long a killed tree may take to be gone: a process in uninterruptible sleep holds it up.
@@ -42,24 +46,26 @@ class Job:
         self,
         *,
         launch: Launch,
-        init_pid: int,
+        inits: tuple[int, ...],
         payload: int,
         report: Report,
         cgroup: Cgroup,
         manager: Manager,
         helper: Helper,
+        journal: Journal,
     ) -> None:
         self.plan = launch.plan
         self.id = self.plan.job
         self.unit = self.plan.unit
         self.started_at = time.time()
         self._started_monotonic = time.monotonic()
-        self._init_pid = init_pid
+        self._inits = inits
         self._payload = payload
         self._report = report
         self._cgroup = cgroup
         self._manager = manager
         self._helper = helper
+        self._journal = journal
         self._launch = launch
         self.series: Series | None = None
         self._excess: Excess | None = None
@@ -70,7 +76,7 @@ class Job:
         self._meter = Meter(cgroup, lambda: self._measured_peak())
         self._besides: list[asyncio.Task[None]] = []
         self._start_record()
-        self._task = asyncio.create_task(self._supervise(), name=f"sdbox {self.unit}")
+        self._task = loop.running().create_task(self._supervise(), name=f"sdbox {self.unit}")
 
     def on_end(self, callback: Callable[[Job], object]) -> None:
         """Have a function called with this job when it has ended."""
@@ -96,11 +102,61 @@ class Job:
         """Kill the whole tree, at once and for good. Nothing happens when the job has ended."""
         if not self._report.ended.done():
             self._killed = True
+            self._journal.send(events.killed(self.id, self.unit))
             await self._destroy()
+
+    async def freeze(self) -> None:
+        """Freeze the whole tree; return when all of it is. Twice is once. Raises TimedOut."""
+        from sdbox import verbs
+
+        await verbs.freeze(self._target())
+
+    async def thaw(self) -> None:
+        """Undo freeze(). Twice is once."""
+        from sdbox import verbs
+
+        await verbs.thaw(self._target())
+
+    async def signal_all(self, number: int) -> None:
+        """Send a signal to every process of the job."""
+        from sdbox import verbs
+
+        await verbs.send(self._target(), number)
+
+    async def stop(self) -> None:
+        """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
+        from sdbox import verbs
+
+        await verbs.stop(self._target())
+
+    def usage(self) -> Figures:
+        """Return what the job uses now, and has used so far. Raises NoSuchJob after its end."""
+        from sdbox import verbs
+
+        return verbs.figures(self._target())
+
+    async def set_property(self, change: Box) -> None:
+        """Change the box while the job runs: what systemd can change. Raises Unenforceable."""
+        from sdbox import verbs
+
+        await verbs.set_property(self._target(), change)
+
+    def _target(self) -> Target:
+        # Here, since no launch has a use for it.
+        from sdbox.verbs import Target
+
+        return Target(
+            manager=self._manager,
+            kind=self.plan.manager,
+            unit=self.unit,
+            root=self._cgroup.name.removesuffix(self.plan.cgroup),
+            directory=self._cgroup.name,
+            journal=self._journal,
+        )
 
     async def wait(self) -> Result:
         """Wait for the end of the job, and of its unit. Cancelling the wait lets the job run."""
-        return await asyncio.shield(self._task)
+        return await loop.shield(self._task)
 
     async def _supervise(self) -> Result:
         try:
@@ -111,17 +167,18 @@ class Job:
                 task.cancel()
             usage = self._meter.read()
             ending = await self._ending(status, usage)
-            await self._end_unit()
+            result = verdict.result(self.plan, ending, usage)
+            await self._end_unit(result)
             if self._fault is not None:
                 raise self._fault
-            return verdict.result(self.plan, ending, usage)
+            return result
         finally:
             for task in self._besides:
                 task.cancel()
             self._close()
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = loop.running().create_task(work)
         task.add_done_callback(self._on_fault)
         self._besides.append(task)
 
@@ -134,7 +191,7 @@ class Job:
 
     def _end(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin to end the job. It is seen through even if the payload ends meanwhile."""
-        self._ending_task = asyncio.create_task(work)
+        self._ending_task = loop.running().create_task(work)
 
     def _start_record(self) -> None:
         if self._launch.record is None:
@@ -151,7 +208,7 @@ class Job:
             return
         from sdbox.watch import MemoryWatch, keep, watches_for
 
-        for watch in watches_for(self.plan.watched, self._cgroup, self._init_pid):
+        for watch in watches_for(self.plan.watched, self._cgroup, self._inits):
             if isinstance(watch, MemoryWatch):
                 self._measured_peak = watch.peak
             self._beside(keep(watch, self._on_excess))
@@ -159,6 +216,7 @@ class Job:
     def _on_excess(self, excess: Excess) -> None:
         if self._excess is None:
             self._excess = excess
+            self._journal.send(events.limit_passed(self.plan, excess, self._meter.read()))
             self._end(self._stop() if excess.ask else self._destroy())
 
     async def _stop(self) -> None:
@@ -170,17 +228,29 @@ class Job:
         self._meter.read()
         await self._manager.destroy(self.unit, timeout=_END_SECONDS)
 
-    async def _end_unit(self) -> None:
+    async def _end_unit(self, result: Result) -> None:
         """Leave nothing of the job: processes, unit, private directories."""
         if self._leftovers():
             await self._destroy()
         self._report.dismiss()
+        # While init ends.
+        keep_result(self._cgroup.fd, result)
+        await self._tell_end(result)
         await self._remove_directories()
         # systemd would see by itself that the cgroup is empty, but the kernel tells of that at most
         # every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), which is longer than many a job.
         await self._manager.stop(self.unit, timeout=_END_SECONDS)
         if self._ending_task is not None:
             await self._ending_task
+
+    async def _tell_end(self, result: Result) -> None:
+        """Write to the journal how the job ended, after all that it has written there itself."""
+        if self._launch.to_journal:
+            from sdbox.output import taken_in
+
+            await taken_in(self._launch.to_journal)
+        for entry in events.ended(self.plan, result, limit_told=self._excess is not None):
+            self._journal.send(entry)
 
     async def _remove_directories(self) -> None:
         try:
@@ -194,7 +264,7 @@ class Job:
             )
 
     def _leftovers(self) -> bool:
-        return bool(set(self._cgroup.processes()) - {self._init_pid})
+        return bool(set(self._cgroup.processes()).difference(self._inits))
 
     async def _ending(self, status: int | None, usage: Usage) -> verdict.Ending:
         wall_seconds = self._report.ended_monotonic - self._started_monotonic
@@ -220,7 +290,7 @@ class Job:
         if limit is None:
             return False
         with contextlib.suppress(ManagerRefused):
-            if await self._manager.scope_result(self.unit) == "timeout":
+            if await self._manager.unit_result(self.unit) == "timeout":
                 return True
         # A payload that did not end when asked was killed, and the unit is gone with it.
         return status is None and not self._killed and wall_seconds >= limit

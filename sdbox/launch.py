@@ -18,16 +18,25 @@ class Launch:
     """A launch under way: init has been asked for. `report` is where it will speak.
 
     `key` is what it is called between supervisor and helper. `record` takes the samples of the
-    job's usage, where they are wanted.
+    job's usage, where they are wanted. `to_journal` are the streams through which the job writes
+    to the journal.
     """
 
     plan: Plan
     key: str
     report: socket.socket
     record: TextIO | None = None
+    to_journal: tuple[socket.socket, ...] = ()
 
 
-def begin(helper: Helper, plan: Plan, streams: Streams, *, record: TextIO | None = None) -> Launch:
+def begin(
+    helper: Helper,
+    plan: Plan,
+    streams: Streams,
+    *,
+    record: TextIO | None = None,
+    to_journal: tuple[socket.socket, ...] = (),
+) -> Launch:
     """Ask for the init of a plan, which has these descriptors as its streams."""
     # Not the job's id alone, which a caller may give twice.
     key = f"{plan.job}/{os.urandom(6).hex()}"
@@ -40,4 +49,4 @@ def begin(helper: Helper, plan: Plan, streams: Streams, *, record: TextIO | None
         raise
     finally:
         theirs.close()
-    return Launch(plan=plan, key=key, report=ours, record=record)
+    return Launch(plan=plan, key=key, report=ours, record=record, to_journal=to_journal)

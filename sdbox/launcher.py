@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
 from sdbox.box import Box
 from sdbox.errors import ManagerUnavailable
-from sdbox.execution import Connection, connect, execute
+from sdbox.execution import connect, execute
 from sdbox.helper import Helper
 from sdbox.host import host_of, locate
 from sdbox.launch import begin
+from sdbox.output import Outlets, opened_through
+from sdbox.output import parse as parse_output
 from sdbox.planner import new_id
 from sdbox.planning import caller, encoded, plan_for
 
@@ -26,8 +28,12 @@ if TYPE_CHECKING:
 
     from sdbox.host import Choice, Endpoint, Host
     from sdbox.job import Job
+    from sdbox.jobs import Jobs
     from sdbox.launch import Launch
+    from sdbox.placing import Connection
+    from sdbox.plan import Plan
     from sdbox.planning import Command
+    from sdbox.properties import UnitType
     from sdbox.result import Result
 
 
@@ -36,9 +42,11 @@ class Options(TypedDict, total=False):
 
     box: Box | None
     id: str | None
+    unit_type: UnitType
     stdin: int
     stdout: int
     stderr: int
+    output: str
     environment: Mapping[str, str] | None
     record: TextIO | None
 
@@ -89,7 +97,7 @@ class Launcher:
         self._helper = Helper.spawn(
             pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup
         )
-        self._helper.attach(asyncio.get_running_loop())
+        self._helper.attach()
         self._connection = await connect(endpoint, self._helper)
 
     async def close(self) -> None:
@@ -116,26 +124,51 @@ class Launcher:
         """The manager's version, such as 257."""
         return self._connected().manager.version
 
+    @property
+    def jobs(self) -> Jobs:
+        """All jobs of the manager, whoever started them."""
+        from sdbox.jobs import Jobs
+
+        connection = self._connected()
+        return Jobs.over(connection.endpoint, connection.manager, connection.journal)
+
     async def start(self, command: Command, **options: Unpack[Options]) -> Job:
         """Start a command in a box; return when it runs.
 
         The payload gets this program's environment, working directory and streams, unless others
-        are given. `record` is an open file for samples of its usage. Raises LaunchFailed,
-        Unenforceable, InvalidDirective, ManagerUnavailable, ManagerRefused and TimedOut; then
+        are given. `output` says where stdout and stderr go, in the words of --output. `unit_type`
+        is `scope`, where the job is this program's child, or `service`, where it is systemd's.
+        `record` is an open file for samples of its usage. Raises LaunchFailed, Unenforceable,
+        InvalidDirective, ManagerUnavailable, ManagerRefused and TimedOut; then
         nothing of the job is left.
         """
         connection = self._connected()
         given = options.get("environment")
+        environment = os.environb if given is None else encoded(given)
+        unit_type = options.get("unit_type", "scope")
         plan = plan_for(
             self.host,
             command,
             options.get("box") or Box(),
             job=options.get("id") or new_id(),
-            caller=caller(os.environb if given is None else encoded(given)),
+            caller=caller(environment, unit_type=unit_type),
+            unit_type=unit_type,
         )
-        streams = (options.get("stdin", 0), options.get("stdout", 1), options.get("stderr", 2))
-        record = options.get("record")
-        return await self.execute(begin(connection.helper, plan, streams, record=record))
+        outlets = await self._outlets(plan, options)
+        streams = (options.get("stdin", 0), outlets.stdout, outlets.stderr)
+        record, to_journal = options.get("record"), outlets.to_journal
+        try:
+            launch = begin(connection.helper, plan, streams, record=record, to_journal=to_journal)
+        finally:
+            outlets.handed_over()
+        return await self.execute(launch)
+
+    async def _outlets(self, plan: Plan, options: Options) -> Outlets:
+        inherited = Outlets(stdout=options.get("stdout", 1), stderr=options.get("stderr", 2))
+        connection, wanted = self._connected(), parse_output(options.get("output", "inherit"))
+        return await opened_through(
+            connection.helper, wanted, connection.endpoint.journal, plan, inherited
+        )
 
     async def run(self, command: Command, **options: Unpack[Options]) -> Result:
         """Start a command and wait for its end. Cancelling it kills the job."""

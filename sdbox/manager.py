@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from sdbox.bus import Bus, variant, within
+from sdbox import loop
+from sdbox.bus import Bus, variant
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
 from sdbox.record import record
 from sdbox.systemd import (
@@ -52,6 +52,21 @@ _JOB_HINTS = {
     "skipped": "systemd had no need to run it",
     "frozen": "Its slice or the unit itself is frozen: thaw it first",
     "collected": "systemd unloaded the unit before it started",
+}
+
+
+# systemd.exec(5), "Process Exit Codes": what it could not do for a service's process.
+_STEPS = {
+    202: "descriptors",
+    203: "exec",
+    208: "StandardInput",
+    209: "StandardOutput",
+    215: "CPUAffinity",
+    219: "cgroup",
+    222: "StandardError",
+    225: "PrivateNetwork",
+    226: "namespaces",
+    227: "NoNewPrivileges",
 }
 
 
@@ -135,15 +150,42 @@ class Manager:
         live. That they are in it is not verified here: see systemd issue 36781.
         """
         processes, fds = self._processes(pids, pidfds)
-        array = [(p.name, variant(p.signature, p.value)) for p in properties]
-        # A scope that failed would stay loaded, and block its name.
-        array += [("CollectMode", variant("s", "inactive-or-failed")), processes]
         async with self._within(timeout, f"starting {unit}"):
-            result = await self._job(
-                "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", array, (), fds=fds
-            )
+            result = await self._start(unit, properties, [processes], fds)
         if result != "done":
             raise LaunchFailed(f"{unit}: systemd's job ended as {result}", hint=_hint(result, unit))
+
+    async def start_service(
+        self,
+        unit: str,
+        properties: Sequence[UnitProperty],
+        *,
+        command: Sequence[str],
+        stdin: int,
+        timeout: float | None = None,
+    ) -> None:
+        """Start a transient service that runs a command; return when its job is done.
+
+        LaunchFailed when systemd could not start it. After TimedOut or a cancellation the service
+        may still come to be.
+        """
+        own = [
+            ("ExecStart", variant("a(sasb)", [(command[0], list(command), False)])),
+            ("StandardInputFileDescriptor", variant("h", 0)),
+            # Or it would be unloaded before it could be asked why it failed.
+            ("AddRef", variant("b", True)),
+        ]
+        async with self._within(timeout, f"starting {unit}"):
+            result = await self._start(unit, properties, own, [stdin])
+            status = 0
+            if result != "done":
+                status = await self.unit_property(unit, "Service", "ExecMainStatus")
+            await self._call("UnrefUnit", "s", unit)
+        if result != "done":
+            failed = f"systemd's job ended as {result}"
+            if status in _STEPS:
+                failed = f"{_STEPS[status]}: systemd could not set it up"
+            raise LaunchFailed(f"{unit}: {failed}", hint=_hint(result, unit))
 
     async def stop(self, unit: str, *, timeout: float | None = None) -> None:
         """Stop a unit as its properties say; return when systemd is done, or it is gone already.
@@ -153,8 +195,8 @@ class Manager:
         async with self._within(timeout, f"stopping {unit}"):
             with _unless(NO_SUCH_UNIT):
                 # Somebody may be freezing it, with destroy() for one.
-                while (result := await self._stopped(unit)) == "frozen":  # noqa: ASYNC110
-                    await asyncio.sleep(_FREEZER_RETRY_SECONDS)
+                while (result := await self._stopped(unit)) == "frozen":
+                    await loop.sleep(_FREEZER_RETRY_SECONDS)
                 if result != "done":
                     text = f"{unit}: systemd's job to stop it ended as {result}"
                     raise ManagerRefused(text, name=JOB_FAILED, hint=_hint(result, unit))
@@ -217,17 +259,18 @@ class Manager:
         """
         return await self._systemd.get(unit_path(unit), f"{SYSTEMD}.{interface}", name, timeout)
 
-    async def scope_result(self, unit: str, *, timeout: float | None = None) -> str:
-        """A scope's Result: success, resources, timeout or oom-kill."""
-        result: str = await self.unit_property(unit, "Scope", "Result", timeout=timeout)
+    async def unit_result(self, unit: str, *, timeout: float | None = None) -> str:
+        """A scope's or service's Result: success, timeout, oom-kill and others."""
+        interface = unit.rpartition(".")[2].capitalize()
+        result: str = await self.unit_property(unit, interface, "Result", timeout=timeout)
         return result
 
     async def list_units(
-        self, pattern: str, *, timeout: float | None = None
+        self, *patterns: str, timeout: float | None = None
     ) -> tuple[UnitStatus, ...]:
-        """Loaded units whose name matches a shell pattern."""
+        """Loaded units whose name matches one of these shell patterns, by one call."""
         (units,) = await self._systemd.call(
-            "ListUnitsByPatterns", "asas", ((), (pattern,)), timeout=timeout
+            "ListUnitsByPatterns", "asas", ((), patterns), timeout=timeout
         )
         return tuple(
             UnitStatus(
@@ -236,12 +279,34 @@ class Manager:
             for name, text, load, active, sub, *_ in units
         )
 
+    async def set_properties(
+        self, unit: str, properties: Sequence[UnitProperty], *, timeout: float | None = None
+    ) -> None:
+        """Change properties of a unit that runs, for as long as it runs."""
+        array = [(p.name, variant(p.signature, p.value)) for p in properties]
+        await self._call("SetUnitProperties", "sba(sv)", unit, True, array, timeout=timeout)
+
     async def _stopped(self, unit: str) -> str:
         """The result of systemd's job to stop a unit: `frozen` where it could not be thawed."""
         if self.version > _STOP_THAWS_UP_TO:
             with _unless(UNIT_INACTIVE, UNIT_BUSY, NOT_SUPPORTED):
                 await self._call("ThawUnit", "s", unit)
         return await self._job("StopUnit", "ss", unit, "replace")
+
+    async def _start(
+        self,
+        unit: str,
+        properties: Sequence[UnitProperty],
+        others: Sequence[tuple[str, Any]],
+        fds: Sequence[int],
+    ) -> str:
+        """The result of systemd's job to start a transient unit."""
+        array = [(p.name, variant(p.signature, p.value)) for p in properties]
+        # A unit that failed would stay loaded, and block its name.
+        array += [("CollectMode", variant("s", "inactive-or-failed")), *others]
+        return await self._job(
+            "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", array, (), fds=fds
+        )
 
     def _processes(
         self, pids: Sequence[int], pidfds: Sequence[int]
@@ -278,14 +343,12 @@ class Manager:
         )
 
     def _within(self, timeout: float | None, what: str) -> AbstractAsyncContextManager[None]:
-        return within(timeout or self._systemd.timeout, what)
+        return loop.within(timeout or self._systemd.timeout, what)
 
 
 async def _learn(systemd: Systemd) -> None:
     """Have signals about jobs sent, and learn the version; both at once."""
-    _, version = await asyncio.gather(
-        systemd.follow_jobs(), systemd.get(PATH, INTERFACE, "Version")
-    )
+    _, version = await loop.gather(systemd.follow_jobs(), systemd.get(PATH, INTERFACE, "Version"))
     systemd.version = version_number(version)
     if systemd.version < MINIMUM_VERSION:
         raise ManagerUnavailable(

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from sdbox.properties import UnitType
     from sdbox.result import Enforcement
 
-# The first systemd that has it for scopes.
-_OOM_POLICY_SINCE = 253
+UNIT_TYPES: tuple[UnitType, ...] = ("scope", "service")
+# The first systemd that has it.
+_OOM_POLICY_SINCE: Mapping[UnitType, int] = {"scope": 253, "service": 243}
 
 
 @record
@@ -31,6 +33,7 @@ class Plan:
 
     job: str
     unit: str
+    unit_type: UnitType
     cgroup: str
     manager: str
     command: tuple[str, ...]
@@ -64,8 +67,8 @@ class Plan:
     def from_plain(cls, plain: Mapping[str, Any]) -> Plan:
         """Return the plan that `to_plain` described."""
         properties = tuple(
-            UnitProperty(name=name, signature=signature, value=value)
-            for name, signature, value in plain["properties"]
+            UnitProperty(name=name, signature=signature, value=value, since=since)
+            for name, signature, value, since in plain["properties"]
         )
         files = tuple(CgroupFile(name=name, contents=text) for name, text in plain["files"])
         return cls(**{**plain, "properties": properties, "files": files})
@@ -77,11 +80,12 @@ def properties_for(plan: Plan, systemd_version: int) -> tuple[UnitProperty, ...]
     A job that is out of memory ends. systemd 252 sees to that itself; since 253 the default is a
     friendly stop, in which what is left of the job may go on for a while with a process missing.
     """
-    if plan.oom_policy is not None or systemd_version < _OOM_POLICY_SINCE:
-        return plan.properties
+    known = tuple(one for one in plan.properties if one.since <= systemd_version)
+    if plan.oom_policy is not None or systemd_version < _OOM_POLICY_SINCE[plan.unit_type]:
+        return known
     if plan.enforcement.get("MemoryMax") != "kernel":
-        return plan.properties
-    return (*plan.properties, UnitProperty(name="OOMPolicy", signature="s", value="kill"))
+        return known
+    return (*known, UnitProperty(name="OOMPolicy", signature="s", value="kill"))
 
 
 def check_version(plan: Plan, systemd_version: int) -> None:
@@ -89,6 +93,6 @@ def check_version(plan: Plan, systemd_version: int) -> None:
     for name, needed in plan.needs.items():
         if needed > systemd_version:
             raise Unenforceable(
-                f"{name}: systemd {systemd_version} can't set it on a scope",
+                f"{name}: systemd {systemd_version} can't set it on a {plan.unit_type}",
                 hint=f"It needs systemd {needed}",
             )

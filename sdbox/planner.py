@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sdbox.box import Box
     from sdbox.directives import Directive
     from sdbox.host import Host
-    from sdbox.properties import CgroupFile, UnitProperty
+    from sdbox.properties import CgroupFile, UnitProperty, UnitType
     from sdbox.result import Enforcement
     from sdbox.users import Credentials
     from sdbox.values import Percent
@@ -45,6 +45,8 @@ class Caller:
     home: str
     oom_score_adjust: int = 0
     ignored_signals: tuple[int, ...] = ()
+    inherited: Mapping[str, Any] | None = None
+    """What else a child gets: see sdbox.init.payload, Inherit. Not needed for a scope's job."""
 
 
 def make_plan(
@@ -55,6 +57,7 @@ def make_plan(
     host: Host,
     credentials: Credentials | None,
     caller: Caller,
+    unit_type: UnitType = "scope",
 ) -> Plan:
     """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective."""
     check_id(job)
@@ -67,18 +70,19 @@ def make_plan(
             enforcement[name] = "kernel"
     kept = {name: value for name, value in _items(full) if name in enforcement}
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
-    unit = f"sdbox-{job}.scope"
+    unit = f"sdbox-{job}.{unit_type}"
     return Plan(
         job=job,
         unit=unit,
+        unit_type=unit_type,
         cgroup=f"{slice_path(kept.get('Slice', SLICE))}/{unit}",
         manager=host.manager,
         command=tuple(command),
         box=box.to_json(),
         enforcement=enforcement,
-        properties=_properties(job, command, kept),
+        properties=_properties(job, command, kept, unit_type),
         files=tuple(file for name, value in controlled.items() for file in _files(name, value)),
-        needs={name: DIRECTIVES[name].needs_version(value) for name, value in _items(box)},
+        needs={n: DIRECTIVES[n].needs_version(value, unit_type) for n, value in _items(box)},
         watched={name: int(v) for name, v in kept.items() if enforcement[name] == "watch"},
         memory_limit_bytes=_limit(kept.get("MemoryMax", INFINITY)),
         cpu_limit=_cpus(kept.get("CPUQuota")),
@@ -93,6 +97,7 @@ def make_plan(
             caller=caller,
             own_proc=host.manager == "embedded",
             spare_init="memory" in host.controllers,
+            unit_type=unit_type,
         ),
     )
 
@@ -159,13 +164,13 @@ def _kept(name: str, value: Any, host: Host) -> Enforcement:
 
 
 def _properties(
-    job: str, command: Sequence[str], directives: Mapping[str, Any]
+    job: str, command: Sequence[str], directives: Mapping[str, Any], unit_type: UnitType
 ) -> tuple[UnitProperty, ...]:
     values = {"Slice": SLICE, "Description": _description(job, command), **directives}
     return tuple(
         unit_property
         for name, value in values.items()
-        if (to_properties := DIRECTIVES[name].unit) is not None
+        if (to_properties := DIRECTIVES[name].properties(unit_type)) is not None
         for unit_property in to_properties(value)
     )
 

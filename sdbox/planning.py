@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdbox.errors import InvalidDirective
 from sdbox.planner import Caller, make_plan
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from sdbox.box import Box
     from sdbox.host import Host
     from sdbox.plan import Plan
+    from sdbox.properties import UnitType
 
 Command = Sequence[str | bytes | os.PathLike[str]]
 
 
 def caller(
-    environment: Mapping[bytes, bytes] = os.environb, ignored_signals: Sequence[int] = ()
+    environment: Mapping[bytes, bytes] = os.environb,
+    ignored_signals: Sequence[int] = (),
+    *,
+    unit_type: UnitType = "scope",
 ) -> Caller:
     """Return what a job takes over from this process, or is to take for that."""
     try:
@@ -35,7 +39,26 @@ def caller(
         home=_home(environment),
         oom_score_adjust=_oom_score_adjust(),
         ignored_signals=tuple(ignored_signals),
+        inherited=_inherited() if unit_type == "service" else None,
     )
+
+
+def _inherited() -> dict[str, Any]:
+    """Return what a child would have of this process, and a service is to have as well."""
+    import resource
+
+    limits = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        umask = next(line.split()[1] for line in lines if line.startswith("Umask:"))
+    return {
+        "uid": os.geteuid(),
+        "gid": os.getegid(),
+        "groups": os.getgroups(),
+        "umask": int(umask, 8),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "limits": {number: resource.getrlimit(number) for number in sorted(limits)},
+        "cpus": tuple(sorted(os.sched_getaffinity(0))),
+    }
 
 
 def _home(environment: Mapping[bytes, bytes]) -> str:
@@ -54,7 +77,15 @@ def _oom_score_adjust() -> int:
         return int(file.read())
 
 
-def plan_for(host: Host, command: Command, box: Box, *, job: str, caller: Caller) -> Plan:
+def plan_for(
+    host: Host,
+    command: Command,
+    box: Box,
+    *,
+    job: str,
+    caller: Caller,
+    unit_type: UnitType = "scope",
+) -> Plan:
     """Return what launching a command in a box will take. Starts nothing.
 
     Raises Unenforceable and InvalidDirective.
@@ -72,6 +103,7 @@ def plan_for(host: Host, command: Command, box: Box, *, job: str, caller: Caller
         host=host,
         credentials=credentials,
         caller=caller,
+        unit_type=unit_type,
     )
 
 

@@ -6,16 +6,22 @@ from sdbox.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
+
+    UnitType = Literal["scope", "service"]
 
 
 @record
 class UnitProperty:
-    """A property of a transient unit, as StartTransientUnit takes it."""
+    """A property of a transient unit, as StartTransientUnit takes it.
+
+    A systemd older than `since` is not given it: init does what it stands for.
+    """
 
     name: str
     signature: str
     value: Any
+    since: int = 0
 
 
 @record

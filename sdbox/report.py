@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
 
+from sdbox import loop
 from sdbox.errors import SdboxError
 from sdbox.helper import launch_error
 from sdbox.init import wire
 
 if TYPE_CHECKING:
+    import asyncio
     import socket
     from collections.abc import Callable
+    from typing import Any
 
 
 class InitVanished(SdboxError):
@@ -24,16 +26,19 @@ class InitVanished(SdboxError):
 class Report:
     """The supervisor's end of init's messages. `ended` is done when the payload has ended.
 
-    Its result is the status of wait(2), or None where init vanished without a word. `on_stopped`
-    is called when the payload was stopped, as by ^Z.
+    The result of that is the status of wait(2), or None where init vanished without a word. `born`
+    is done when an init that systemd has started is at work, with descriptors of it and its like.
+    `on_stopped` is called when the payload was stopped, as by ^Z.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop.running()
+        self.born: asyncio.Future[list[int]] = self._loop.create_future()
         self.started: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[int | None] = self._loop.create_future()
         # Whoever gives up on a launch for another reason does not ask how this came out.
+        self.born.add_done_callback(_retrieve)
         self.started.add_done_callback(_retrieve)
         self.ended_at = self.ended_monotonic = 0.0
         self.is_stopped = False
@@ -76,6 +81,11 @@ class Report:
         except (ValueError, IndexError):
             self._on_gone([], fds)
 
+    def _on_born(self, fields: list[bytes], fds: list[int]) -> None:
+        if self.born.done() or not fds:
+            raise ValueError("born, again or without a descriptor")
+        self.born.set_result(fds)
+
     def _on_started(self, fields: list[bytes], fds: list[int]) -> None:
         if self.started.done() or len(fds) != 1:
             raise ValueError("started, again or without a descriptor")
@@ -98,15 +108,17 @@ class Report:
         step, path, number = fields[1:4]
         error = launch_error(step, path, number)
         wire.close(fds)
-        if not self.started.done():
-            self.started.set_exception(error)
-        self._settle(None)
+        self._fail(error)
 
     def _on_gone(self, fields: list[bytes], fds: list[int]) -> None:
         wire.close(fds)
         self._loop.remove_reader(self._sock.fileno())
-        if not self.started.done():
-            self.started.set_exception(InitVanished("Init ended before it started the payload"))
+        self._fail(InitVanished("Init ended before it started the payload"))
+
+    def _fail(self, error: SdboxError) -> None:
+        for future in (self.born, self.started):
+            if not future.done():
+                future.set_exception(error)
         self._settle(None)
 
     def _settle(self, status: int | None) -> None:
@@ -116,12 +128,13 @@ class Report:
             self.ended.set_result(status)
 
 
-def _retrieve(future: asyncio.Future[int]) -> None:
+def _retrieve(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
 
 
 _MESSAGES = {
+    b"born": Report._on_born,
     b"started": Report._on_started,
     b"stopped": Report._on_stopped,
     b"continued": Report._on_continued,

@@ -6,13 +6,13 @@ full, every other sample is dropped and from then on half as many are taken.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import time
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sdbox import loop
 from sdbox.errors import SdboxError
 from sdbox.memory import own_memory
 from sdbox.record import record, values_of
@@ -56,7 +56,7 @@ class Series:
         started = time.monotonic()
         with self._writing():
             while True:
-                await asyncio.sleep(self._interval)
+                await loop.sleep(self._interval)
                 self.add(take_sample(cgroup, time.monotonic() - started))
 
     def start(self, plan: Plan, cgroup: Cgroup) -> None:

@@ -7,7 +7,8 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     ignored_signals      numbers
     spare_init           bool: the kernel kills init last when memory runs out
     private_pids         bool
-    namespaces           CLONE_NEW… flags
+    enter                CLONE_NEW… flags: the caller's namespaces, where init was born in others
+    namespaces           CLONE_NEW… flags of those to be made
     root_directory       path or None
     private_directories  list of (destination, where to make it)
     mounts               list of (kind, destination, arguments), see sdbox.init.mounts
@@ -20,6 +21,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any
 
+from sdbox.directives import DIRECTIVES
 from sdbox.init import syscalls
 from sdbox.values import INFINITY
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from sdbox.planner import Caller
+    from sdbox.properties import UnitType
     from sdbox.users import Credentials
     from sdbox.values import Bind, ResourceLimit, WorkingDirectory
 
@@ -48,8 +51,9 @@ def make_spec(
     caller: Caller,
     own_proc: bool,
     spare_init: bool,
+    unit_type: UnitType = "scope",
 ) -> dict[str, Any]:
-    """Return the spec.
+    """Return the spec. What systemd does to a unit of its type is left out.
 
     `own_proc` says that the job's PIDs are not those of the caller's /proc, and `spare_init` that
     the kernel may come to kill the job for memory: it shall leave somebody to tell.
@@ -62,13 +66,14 @@ def make_spec(
         "ignored_signals": list(caller.ignored_signals),
         "spare_init": spare_init,
         "private_pids": bool(directives.get("PrivatePIDs")),
-        "namespaces": _namespaces(directives, mounts),
+        "enter": _entered(directives) if unit_type == "service" else 0,
+        "namespaces": _namespaces(directives, mounts, unit_type),
         "root_directory": directives.get("RootDirectory"),
         "private_directories": [
             (destination, destination) for kind, destination, _ in mounts if kind == "PrivateTmp"
         ],
         "mounts": mounts,
-        "process": list(_process(directives, credentials, caller)),
+        "process": list(_process(directives, credentials, caller, unit_type)),
     }
 
 
@@ -82,13 +87,19 @@ def _environment(
     return list(variables.items())
 
 
-def _namespaces(directives: Mapping[str, Any], mounts: list[Mount]) -> int:
-    wanted = (
-        (bool(mounts) or "RootDirectory" in directives, syscalls.CLONE_NEWNS),
-        (directives.get("PrivateNetwork"), syscalls.CLONE_NEWNET),
-        (directives.get("PrivateIPC"), syscalls.CLONE_NEWIPC),
-    )
-    return sum(flag for want, flag in wanted if want)
+_NAMESPACES = {"PrivateNetwork": syscalls.CLONE_NEWNET, "PrivateIPC": syscalls.CLONE_NEWIPC}
+
+
+def _namespaces(directives: Mapping[str, Any], mounts: list[Mount], unit_type: UnitType) -> int:
+    flags = syscalls.CLONE_NEWNS if mounts or "RootDirectory" in directives else 0
+    made = (f for name, f in _NAMESPACES.items() if _is_inits(name, directives, unit_type))
+    return sum(made, flags)
+
+
+def _entered(directives: Mapping[str, Any]) -> int:
+    """The namespaces that a child of the caller would be in, but for those of the box's own."""
+    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
+    return flags | sum(flag for name, flag in _NAMESPACES.items() if not directives.get(name))
 
 
 def _mounts(directives: Mapping[str, Any], *, own_proc: bool) -> Iterator[Mount]:
@@ -153,10 +164,17 @@ def _bind(bind: Bind, *, read_only: bool) -> Mount:
 
 
 def _process(
-    directives: Mapping[str, Any], credentials: Credentials | None, caller: Caller
+    directives: Mapping[str, Any],
+    credentials: Credentials | None,
+    caller: Caller,
+    unit_type: UnitType,
 ) -> Iterator[Operation]:
     yield "OOMScoreAdjust", {"value": caller.oom_score_adjust}
-    if "CPUAffinity" in directives:
+    if caller.inherited is not None:
+        # CPUs that were asked for, init has from systemd already.
+        cpus = () if "CPUAffinity" in directives else caller.inherited["cpus"]
+        yield "Inherit", {**caller.inherited, "cpus": cpus}
+    if _is_inits("CPUAffinity", directives, unit_type):
         yield "CPUAffinity", {"cpus": list(directives["CPUAffinity"])}
     asked = directives.get("WorkingDirectory")
     if asked is None:
@@ -178,8 +196,13 @@ def _process(
         )
     if asked is not None:
         yield _working_directory(asked, credentials, caller)
-    if directives.get("NoNewPrivileges"):
+    if _is_inits("NoNewPrivileges", directives, unit_type):
         yield "NoNewPrivileges", {}
+
+
+def _is_inits(name: str, directives: Mapping[str, Any], unit_type: UnitType) -> bool:
+    """Whether a directive says something that systemd does not see to."""
+    return bool(directives.get(name)) and not DIRECTIVES[name].properties(unit_type)
 
 
 def _working_directory(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sdbox.bus import Match, within
+from sdbox import loop
+from sdbox.bus import Match
 from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator, Sequence
 
     from sdbox.bus import Bus
@@ -25,6 +27,7 @@ UNIT_EXISTS = f"{SYSTEMD}.UnitExists"
 NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
 UNIT_INACTIVE = f"{SYSTEMD}.UnitInactive"
 UNIT_BUSY = f"{SYSTEMD}.UnitBusy"
+FROZEN_BY_PARENT = f"{SYSTEMD}.FrozenByParent"
 NOT_SUPPORTED = f"{_ERROR}.NotSupported"
 # What systemd itself has for a job that failed, where it answers for one.
 JOB_FAILED = f"{SYSTEMD}.JobFailed"
@@ -35,7 +38,7 @@ _HINTS = {
     f"{SYSTEMD}.NoSuchProcess": "The process has ended before it could be put into its unit",
     UNIT_INACTIVE: "It has ended, or is about to",
     UNIT_BUSY: "It is being frozen or thawed; try again when that is done",
-    f"{SYSTEMD}.FrozenByParent": "A slice above it is frozen: thaw that one",
+    FROZEN_BY_PARENT: "A slice above it is frozen: thaw that one",
     f"{_ERROR}.PropertyReadOnly": (
         "systemd {version} does not take that property for a scope; a newer one may"
     ),
@@ -81,8 +84,7 @@ class Systemd:
         self.removals = Mailboxes()
         self._owners = Mailboxes()
         self._only = only
-        self._subscribing = asyncio.Lock()
-        self._subscribed = False
+        self._subscription: asyncio.Task[None] | None = None
         bus.closed.add_done_callback(self._lost)
 
     async def call(
@@ -119,14 +121,13 @@ class Systemd:
         From then on PID 1 tells the bus of every change of every unit, which costs a fifth more
         for each launch (tried).
         """
-        async with self._subscribing:
-            if not self._subscribed:
-                # Set before: a caller that is cancelled leaves what it asked for in force.
-                self._subscribed = True
-                await asyncio.shield(self._subscribe())
+        if self._subscription is None:
+            self._subscription = loop.running().create_task(self._subscribe())
+        # A caller that is cancelled leaves what it asked for in force.
+        await loop.shield(self._subscription)
 
     async def _subscribe(self) -> None:
-        await asyncio.gather(
+        await loop.gather(
             self.bus.add_match(
                 self._match("UnitRemoved", 0), self._unit_removed, timeout=self.timeout
             ),
@@ -172,7 +173,7 @@ class Systemd:
         )
         await self.bus.add_match(match, self._owner_changed, timeout=self.timeout)
         try:
-            async with within(_RETURN_SECONDS if self.version else _APPEAR_SECONDS, "return"):
+            async with loop.within(_RETURN_SECONDS if self.version else _APPEAR_SECONDS, "return"):
                 with self._owners.open(SYSTEMD) as mailbox:
                     while not await self._present():
                         await mailbox.get()
@@ -230,15 +231,21 @@ class Mailbox:
     """What came for one who waits, in order, from before it began to wait."""
 
     def __init__(self) -> None:
-        self._items: asyncio.Queue[Any] = asyncio.Queue()
+        self._items: deque[Any] = deque()
+        self._came: asyncio.Future[None] | None = None
 
     def put(self, item: Any) -> None:
         """Add an item; an exception is one that get() raises."""
-        self._items.put_nowait(item)
+        self._items.append(item)
+        if self._came is not None:
+            loop.settle(self._came)
 
     async def get(self) -> Any:
         """Wait for the next item."""
-        item = await self._items.get()
+        while not self._items:
+            self._came = loop.running().create_future()
+            await self._came
+        item = self._items.popleft()
         if isinstance(item, Exception):
             raise item
         return item

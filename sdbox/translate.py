@@ -37,9 +37,16 @@ def weight_property(value: int | str) -> tuple[UnitProperty, ...]:
     return unit_number("CPUWeight")(0 if value == "idle" else value)
 
 
-def cpus_property(value: tuple[int, ...]) -> tuple[UnitProperty, ...]:
+def word_property(name: str, *, since: int) -> Callable[[bool], tuple[UnitProperty, ...]]:
+    """A boolean as the word that property `name` takes, which systemd has since a version."""
+    return lambda value: (
+        UnitProperty(name=name, signature="s", value="yes" if value else "no", since=since),
+    )
+
+
+def cpus_property(name: str) -> Callable[[tuple[int, ...]], tuple[UnitProperty, ...]]:
     """CPUs as systemd's bit mask."""
-    return unit_property("AllowedCPUs", "ay")(bitmask(value))
+    return lambda value: unit_property(name, "ay")(bitmask(value))
 
 
 def rates_property(name: str) -> Callable[[Any], tuple[UnitProperty, ...]]:

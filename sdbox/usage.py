@@ -6,12 +6,12 @@ in it. So that is sampled, and bounded by what memory.peak proves.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import select
 from typing import TYPE_CHECKING
 
+from sdbox import loop
 from sdbox.record import replaced, values_of
 from sdbox.result import Usage
 
@@ -37,15 +37,14 @@ class Meter:
 
     async def run(self) -> None:
         """Sample until cancelled."""
-        loop = asyncio.get_running_loop()
         with contextlib.closing(_Notification(self._cgroup, "memory.events")) as notification:
-            notification.on_change(loop, self.read)
+            notification.on_change(self.read)
             try:
                 while True:
-                    await asyncio.sleep(_SAMPLE_SECONDS)
+                    await loop.sleep(_SAMPLE_SECONDS)
                     self.read()
             finally:
-                notification.forget(loop)
+                notification.forget()
 
     def read(self) -> Usage:
         """Read all figures; those that can't be read any more stay as they were."""
@@ -93,13 +92,13 @@ class _Notification:
             self._fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup.fd)
             self._epoll.register(self._fd, select.EPOLLPRI | select.EPOLLET)
 
-    def on_change(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    def on_change(self, callback: Callable[[], object]) -> None:
         """Have a function called at each change."""
-        loop.add_reader(self._epoll.fileno(), self._changed, callback)
+        loop.running().add_reader(self._epoll.fileno(), self._changed, callback)
 
-    def forget(self, loop: asyncio.AbstractEventLoop) -> None:
+    def forget(self) -> None:
         """Undo on_change."""
-        loop.remove_reader(self._epoll.fileno())
+        loop.running().remove_reader(self._epoll.fileno())
 
     def close(self) -> None:
         """Let go of the file."""

@@ -6,11 +6,11 @@ limit for as long as a round takes. It says so in the result's `enforcement`.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from sdbox import loop
 from sdbox.memory import own_memory, process_name
 from sdbox.messages import MEGABYTE, memory_message
 from sdbox.record import record
@@ -54,15 +54,15 @@ async def keep(watch: Watch, on_excess: Callable[[Excess], None]) -> None:
             on_excess(seen)
             return
         cost = time.thread_time() - started
-        await asyncio.sleep(min(max(seen, cost / _LARGEST_SHARE), _LONGEST_REST))
+        await loop.sleep(min(max(seen, cost / _LARGEST_SHARE), _LONGEST_REST))
 
 
 class MemoryWatch:
     """MemoryMax= by what the processes have of their own."""
 
-    def __init__(self, cgroup: Cgroup, init_pid: int, limit_bytes: int) -> None:
+    def __init__(self, cgroup: Cgroup, inits: tuple[int, ...], limit_bytes: int) -> None:
         self._cgroup = cgroup
-        self._init_pid = init_pid
+        self._inits = inits
         self._limit = limit_bytes
         self._peak: int | None = None
 
@@ -72,7 +72,7 @@ class MemoryWatch:
 
     def look(self) -> Excess | float:
         """Measure every process of the job, which init is not."""
-        pids = set(self._cgroup.processes()) - {self._init_pid}
+        pids = set(self._cgroup.processes()).difference(self._inits)
         sizes = {pid: size for pid in pids if (size := own_memory(pid)) is not None}
         total = sum(sizes.values())
         if sizes:
@@ -119,16 +119,16 @@ class CPUTimeWatch:
         return Excess(reason="cpu-time", message=message, ask=True)
 
 
-_WATCHES: Mapping[str, Callable[[Cgroup, int, Any], Watch]] = {
+_WATCHES: Mapping[str, Callable[[Cgroup, tuple[int, ...], Any], Watch]] = {
     "MemoryMax": MemoryWatch,
-    "TasksMax": lambda cgroup, init_pid, limit: TasksWatch(cgroup, limit),
-    "CPUTimeMaxSec": lambda cgroup, init_pid, usec: CPUTimeWatch(cgroup, usec / 1_000_000),
+    "TasksMax": lambda cgroup, inits, limit: TasksWatch(cgroup, limit),
+    "CPUTimeMaxSec": lambda cgroup, inits, usec: CPUTimeWatch(cgroup, usec / 1_000_000),
 }
 
 
-def watches_for(watched: Mapping[str, Any], cgroup: Cgroup, init_pid: int) -> list[Watch]:
-    """Return the watches for directives and their values."""
-    return [_WATCHES[name](cgroup, init_pid, value) for name, value in watched.items()]
+def watches_for(watched: Mapping[str, Any], cgroup: Cgroup, inits: tuple[int, ...]) -> list[Watch]:
+    """Return the watches for directives and their values. `inits` are sdbox's own processes."""
+    return [_WATCHES[name](cgroup, inits, value) for name, value in watched.items()]
 
 
 def _largest(sizes: Mapping[int, int]) -> str:

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from sdbox.host import Endpoint
     from sdbox.manager import Manager
 
-SECONDS = 30.0
 CHECKOUT = Path(__file__).parent.parent
+# In the end, where it shadows nothing: what is tested is the sdbox that is installed.
+sys.path.append(str(CHECKOUT))
+
+from tests.pace import seconds  # noqa: E402
+
+SECONDS = seconds(30)
 # Inherited from a job's supervisor by all of its processes: they are found by it.
 MARK = "SDBOX_TEST_JOB"
 # In front of the ids of all jobs of this run of the tests: others may run beside it.
@@ -77,10 +82,10 @@ class Outcome:
 class Running:
     """A command that runs: its output by lines, its input, its end. All waits have an end."""
 
-    def __init__(self, process: subprocess.Popen[bytes], job: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], job: str, unit_type: str) -> None:
         self.process = process
         self.id = job
-        self.unit = f"sdbox-{job}.scope"
+        self.unit = f"sdbox-{job}.{unit_type}"
         self._read = b""
 
     @property
@@ -137,8 +142,17 @@ class Running:
 class Sdbox:
     """The command, and the jobs that one test has started with it."""
 
-    def __init__(self, command: tuple[str, ...], endpoint: Endpoint, directory: Path) -> None:
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        endpoint: Endpoint,
+        directory: Path,
+        unit_type: str = "scope",
+    ) -> None:
         self.command = command
+        self.unit_type = unit_type
+        self.options = ["--service"] if unit_type == "service" else []
+        self.run_command = [*command, "run", *self.options]
         self.endpoint = endpoint
         self.ids: list[str] = []
         self.directory = directory
@@ -161,7 +175,8 @@ class Sdbox:
         job = self.new_id()
         place = self.directory / f"{job}.json"
         reporting = [f"--report={place}"] if report else []
-        done = self.call("run", f"--id={job}", *reporting, *words, **_marked(options, job))
+        given = _marked(options, job)
+        done = self.call("run", f"--id={job}", *self.options, *reporting, *words, **given)
         text = place.read_text() if place.exists() else ""
         return Outcome(
             id=job,
@@ -181,9 +196,9 @@ class Sdbox:
         given: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         given |= _marked(options, job)
         process: subprocess.Popen[bytes] = subprocess.Popen(
-            [*self.command, "run", f"--id={job}", *words], bufsize=0, **given
+            [*self.command, "run", f"--id={job}", *self.options, *words], bufsize=0, **given
         )
-        self._running.append(Running(process, job))
+        self._running.append(Running(process, job, self.unit_type))
         return self._running[-1]
 
     def start_sh(self, script: str, *options: str, **popen: Any) -> Running:
@@ -197,7 +212,10 @@ class Sdbox:
         return Outcome(id="", status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def cgroup(self, job: str) -> Path:
-        return Path(self.endpoint.cgroup_root, "sdbox.slice", f"sdbox-{job}.scope")
+        return Path(self.endpoint.cgroup_root, "sdbox.slice", self.unit(job))
+
+    def unit(self, job: str) -> str:
+        return f"sdbox-{job}.{self.unit_type}"
 
     def members(self, job: str) -> list[int]:
         """The PIDs in a job's cgroup, in their order: init is the first."""
@@ -212,7 +230,7 @@ class Sdbox:
         assert wait_for_end(marks, SECONDS), "processes of jobs outlive their supervisors"
         lasting = [job for job in self.ids if self.cgroup(job).exists()]
         if lasting:
-            asyncio.run(wait_for_units(lasting))
+            asyncio.run(wait_for_units(map(self.unit, lasting)))
         assert [job for job in self.ids if self.cgroup(job).exists()] == []
         assert [path for job in self.ids for path in private_directories(job)] == []
 
@@ -266,11 +284,11 @@ def wait_for_process(pid: int, seconds: float) -> bool:
         os.close(pidfd)
 
 
-async def wait_for_units(jobs: Iterable[str]) -> None:
-    """Wait until the manager has no units of these jobs."""
+async def wait_for_units(units: Iterable[str]) -> None:
+    """Wait until the manager has no units of these names."""
     async with connected_manager() as connected:
-        for job in jobs:
-            await connected.wait_removed(f"sdbox-{job}.scope", timeout=SECONDS)
+        for unit in units:
+            await connected.wait_removed(unit, timeout=SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -338,8 +356,16 @@ async def _units() -> list[str]:
 
 
 @pytest.fixture
-def sdbox(sdbox_command: tuple[str, ...], job_site: Site, tmp_path: Path) -> Iterator[Sdbox]:
-    command = Sdbox(sdbox_command, job_site.endpoint, tmp_path)
+def unit_type() -> str:
+    """The type of the jobs' units; a module that is for both types parametrizes it."""
+    return "scope"
+
+
+@pytest.fixture
+def sdbox(
+    sdbox_command: tuple[str, ...], job_site: Site, tmp_path: Path, unit_type: str
+) -> Iterator[Sdbox]:
+    command = Sdbox(sdbox_command, job_site.endpoint, tmp_path, unit_type)
     yield command
     command.close()
 

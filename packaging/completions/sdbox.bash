@@ -1,37 +1,33 @@
-# Completion of sdbox's verbs, options, directives and jobs for bash.
-# Installed as /usr/share/bash-completion/completions/sdbox, or sourced from ~/.bashrc.
+# bash: completion of sdbox's verbs, options, directives and jobs.
+# Source it, or install it as /usr/share/bash-completion/completions/sdbox.
 
 _sdbox() {
-    local found IFS=$'\n'
-    # bash takes = and : for words of their own; sdbox is to see what was typed.
-    local words=() word index=-1
-    local n
-    for ((n = 0; n < ${#COMP_WORDS[@]}; n++)); do
+    # bash takes = and : for words of their own. sdbox is to see what was typed: `-p A=b`, `a:b`.
+    local words=() index=-1 n word previous=
+    for ((n = 0; n <= COMP_CWORD; n++)); do
         word=${COMP_WORDS[n]}
-        if ((n > 0 && index >= 0)) && [[ $word == [=:]* || ${COMP_WORDS[n - 1]} == *[=:] ]] &&
-            [[ ${_sdbox_joined:-} != no ]]; then
+        if ((index > 0)) && [[ $word == [=:]* || $previous == *[=:] ]]; then
             words[index]+=$word
         else
-            words+=("$word")
-            ((++index))
+            words[index += 1]=$word
         fi
-        ((n == COMP_CWORD)) && break
+        previous=$word
     done
-    if found=$("${COMP_WORDS[0]}" complete "$index" "${words[@]}" 2>/dev/null); then
-        # Only what follows the last = or : replaces what bash takes for the word.
-        local typed=${words[index]}
-        local prefix=${typed%"${COMP_WORDS[COMP_CWORD]}"}
-        [[ ${COMP_WORDS[COMP_CWORD]} == [=:] ]] && prefix=$typed
-        COMPREPLY=()
-        for word in $found; do
-            COMPREPLY+=("${word#"$prefix"}")
-        done
-        [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null
-        return 0
-    fi
-    # Files, and after run the program.
-    compopt -o default 2>/dev/null
+
+    local found
     COMPREPLY=()
+    if ! found=$("${words[0]}" complete "$index" "${words[@]}" 2>/dev/null); then
+        # What is for the shell to know: files, and programs.
+        compopt -o default 2>/dev/null
+        return
+    fi
+    # And bash replaces only what it takes for the word.
+    local typed=${words[index]} begun=${COMP_WORDS[COMP_CWORD]}
+    [[ $begun == [=:]* ]] && begun=
+    while IFS= read -r word; do
+        [[ -n $word ]] && COMPREPLY+=("${word#"${typed%"$begun"}"}")
+    done <<<"$found"
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null
 }
 
 complete -F _sdbox sdbox

@@ -22,6 +22,7 @@ from sdbox.init import wire
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Any
 
     from sdbox.host import Endpoint
     from sdbox.init import helper as init
@@ -80,8 +81,6 @@ def _read_words(
     report: socket.socket,
 ) -> None:
     """In the helper: make the plan, tell the supervisor, and launch; or tell that it is over."""
-    import marshal
-
     from sdbox.cli.run import prepare
 
     try:
@@ -91,18 +90,33 @@ def _read_words(
     except SdboxError as error:
         complain(str(error))
         _give_up(helper, error.exit_status)
-    memory = os.memfd_create("sdbox-plan", os.MFD_CLOEXEC)
-    with open(memory, "wb") as file:
-        marshal.dump(prepared.plan.to_plain(), file)
-        file.flush()
-        files = {"report": prepared.report, "record": prepared.record}
-        names = [name for name, opened in files.items() if opened is not None]
-        fds = [opened.fileno() for opened in files.values() if opened is not None]
-        to_journal = [stream.fileno() for stream in prepared.to_journal]
-        names += ["journal"] * len(to_journal)
-        helper.tell("planned", wire.PLAN, *names, fds=(memory, *fds, *to_journal))
+    files = {"report": prepared.report, "record": prepared.record}
+    given = [(name, opened.fileno()) for name, opened in files.items() if opened is not None]
+    given += [("journal", stream.fileno()) for stream in prepared.to_journal]
+    plan = prepared.plan.to_plain()
+    if prepared.detached:
+        # Another process launches it.
+        _, stdout, stderr = prepared.streams
+        plan["spec"] = dict(prepared.plan.spec)
+        _tell_plan(helper, "detach", plan, [("stdout", stdout), ("stderr", stderr), *given])
+        return
+    _tell_plan(helper, "planned", plan, given)
     report_and_streams = (report.fileno(), *prepared.streams)
     helper.launch(wire.LAUNCH.encode(), dict(prepared.plan.spec), report_and_streams)
+
+
+def _tell_plan(
+    helper: init.Helper, verb: str, plan: dict[str, Any], given: Sequence[tuple[str, int]]
+) -> None:
+    """Send the supervisor a plan, and descriptors with their names."""
+    import marshal
+
+    memory = os.memfd_create("sdbox-plan", os.MFD_CLOEXEC)
+    with open(memory, "wb") as file:
+        marshal.dump(plan, file)
+        file.flush()
+        names, fds = [name for name, _ in given], [fd for _, fd in given]
+        helper.tell(verb, wire.PLAN, *names, fds=(memory, *fds))
 
 
 def _give_up(helper: init.Helper, status: int) -> NoReturn:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sdbox.helper import Streams
     from sdbox.host import Host
     from sdbox.plan import Plan
+    from sdbox.properties import UnitType
 
 _INHERIT = "inherit"
 
@@ -72,11 +73,15 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         help="have systemd start it, as a service, instead of this process",
     )
     job.add_argument(
+        "--detach",
+        action="store_true",
+        help="start it as a service, print its id and go; `sdbox wait` tells how it ended",
+    )
+    job.add_argument(
         "--output",
         metavar="WHERE",
-        default=_INHERIT,
-        help="stdout and stderr: inherit (default), null, journal, append:FILE, or a FILE,"
-        " which is emptied",
+        help="stdout and stderr: inherit (default), null, journal (with --detach the default),"
+        " append:FILE, or a FILE, which is emptied",
     )
     job.add_argument(
         "--report", metavar="FILE", help="write how it ended and what it used, as JSON"
@@ -130,6 +135,7 @@ class Prepared:
     """
 
     plan: Plan
+    detached: bool
     streams: Streams
     to_journal: tuple[socket.socket, ...]
     report: TextIO | None
@@ -139,7 +145,7 @@ class Prepared:
 def check(arguments: argparse.Namespace) -> None:
     """Raise SdboxError for what is wrong on any host."""
     _box(arguments)
-    if arguments.output != _INHERIT:
+    if arguments.output is not None:
         from sdbox.output import parse
 
         parse(arguments.output)
@@ -153,7 +159,7 @@ def prepare(
     By a process that the journal, with its sockets in that directory, can see.
     """
     box = _box(arguments)
-    unit_type = arguments.unit_type
+    unit_type: UnitType = "service" if arguments.detach else arguments.unit_type
     me = caller(_inherited_environment(), ignored_signals, unit_type=unit_type)
     plan = plan_for(
         host,
@@ -166,10 +172,20 @@ def prepare(
     # Before the job starts, so that a path that can't be is told in time.
     report = _opened("--report", arguments.report)
     series = _opened("--record", arguments.record)
-    streams, to_journal = _output(arguments.output, journal, plan)
+    where = arguments.output
+    if where is None:
+        where = "journal" if arguments.detach else _INHERIT
+    streams, to_journal = _output(where, journal, plan)
     _tell_what_is_watched(plan)
     _tell_where_it_starts(box, me.working_directory)
-    return Prepared(plan=plan, streams=streams, to_journal=to_journal, report=report, record=series)
+    return Prepared(
+        plan=plan,
+        detached=arguments.detach,
+        streams=streams,
+        to_journal=to_journal,
+        report=report,
+        record=series,
+    )
 
 
 def _output(where: str, journal: str, plan: Plan) -> tuple[Streams, tuple[socket.socket, ...]]:

@@ -49,6 +49,8 @@ async def _supervise(
     if fields[0] == b"over":
         await helper.close()
         return int(fields[2])
+    if fields[0] == b"detach":
+        return await _detach(endpoint, helper, fields[2:], fds)
     plan = _received_plan(fds[0])
     given = list(zip(fields[2:], fds[1:], strict=True))
     files = {name: os.fdopen(fd, "w") for name, fd in given if name != b"journal"}
@@ -65,6 +67,22 @@ async def _supervise(
         with contextlib.suppress(OSError):
             opened.close()
     return result
+
+
+async def _detach(endpoint: Endpoint, helper: Helper, names: list[bytes], fds: list[int]) -> int:
+    """Have another process see to a job, and print its id."""
+    from sdbox.detach import detach, supervisor_unit
+
+    memory, *others = fds
+    plan = _received_plan(memory)
+    connection = await connect(endpoint, helper, only=supervisor_unit(plan.job))
+    try:
+        files = list(zip(map(os.fsdecode, names), others, strict=True))
+        await detach(connection, plan, files)
+    finally:
+        await connection.close()
+    print(plan.job)
+    return 0
 
 
 def _received_plan(fd: int) -> Plan:
@@ -86,9 +104,9 @@ async def _account(
     try:
         result = await _see_through(launch, endpoint, helper, signals, stops=stops)
     except SdboxError as error:
-        _write(report, verdict.launch_failed(launch.plan, time.time(), str(error)))
+        write_report(report, verdict.launch_failed(launch.plan, time.time(), str(error)))
         raise
-    _write(report, result)
+    write_report(report, result)
     return result
 
 
@@ -129,7 +147,8 @@ def _continue(job: Job) -> None:
         job.send_signal(signal.SIGCONT)
 
 
-def _write(report: TextIO | None, result: Result) -> None:
+def write_report(report: TextIO | None, result: Result) -> None:
+    """Write the account of a job to an open file, if there is one."""
     if report is None:
         return
     import json

@@ -28,6 +28,11 @@ BOOT_LOG = "/run/sdbox/boot.log"
 # machine-id(5): what the file holds before the first boot.
 _EMPTY_MACHINE_IDS = ("", "uninitialized")
 _JOURNAL = "/var/log/journal"
+# The root of a tree with the sources of the message catalogue, sdbox's own among them, and where
+# sdbox-catalog.service puts what it makes of them.
+_CATALOG_ROOT = "/run/sdbox/catalog"
+_CATALOG_SOURCES = "/usr/lib/systemd/catalog"
+_CATALOG = "/var/lib/systemd/catalog"
 _UNITS = "/run/systemd/system"
 _TRANSIENT = "/run/systemd/transient"
 # systemd.unit(5), "Unit File Load Path": those that are not in the private /run.
@@ -109,6 +114,7 @@ def _arrange_files(units: str) -> None:
     _cover_directories(_MACHINES_UNITS)
     _cover_consoles()
     _cover_machine_id()
+    _arrange_catalog()
 
 
 def _mount(place: str, kind: str, attributes: int, **options: str) -> None:
@@ -160,6 +166,17 @@ def _cover_machine_id() -> None:
     if present in _EMPTY_MACHINE_IDS:
         Path("/run/machine-id").write_text(f"{os.urandom(16).hex()}\n")
         _bind("/run/machine-id", "/etc/machine-id")
+
+
+def _arrange_catalog() -> None:
+    """Give journalctl a message catalogue that has sdbox's, in the place of the machine's own."""
+    for place in (_CATALOG_SOURCES, _CATALOG):
+        Path(_CATALOG_ROOT + place).mkdir(parents=True)
+    if Path(_CATALOG_SOURCES).is_dir():
+        _bind(_CATALOG_SOURCES, _CATALOG_ROOT + _CATALOG_SOURCES)
+        _read_only(_CATALOG_ROOT + _CATALOG_SOURCES, 0)
+    if Path(_CATALOG).is_dir():
+        _bind(_CATALOG_ROOT + _CATALOG, _CATALOG)
 
 
 def _copy(source: Path, target: Path) -> None:

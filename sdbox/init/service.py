@@ -40,7 +40,7 @@ def main() -> NoReturn:
         spec, directories = marshal.load(file)  # noqa: S302 - from the helper
     sock = socket.socket(fileno=report)
     try:
-        _enter(supervisor, root, spec["enter"])
+        enter(supervisor, root, spec["enter"])
         inits = _first_of_its_namespace(spec)
     except StepError as error:
         wire.send(sock, "error", error.name, error.path, error.number)
@@ -62,10 +62,10 @@ def _take_no_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _enter(supervisor: int, root: int, namespaces: int) -> None:
-    """Go to the namespaces and the root directory of the supervisor."""
+def enter(process: int, root: int, namespaces: int) -> None:
+    """Go to the namespaces of a process, and to its root directory."""
     with step("setns"):
-        syscalls.setns(supervisor, namespaces)
+        syscalls.setns(process, namespaces)
     with step("chroot"):
         os.fchdir(root)
         os.chroot(".")

@@ -14,11 +14,12 @@ import pytest
 from sdbox import embedded
 from sdbox.host import CGROUP_ROOT, SYSTEM_BUS, booted
 from sdbox.manager import Manager
+from tests.pace import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-SECONDS = 30.0
+SECONDS = seconds(30)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,14 @@ import pytest
 
 from sdbox.bus import Bus, Match, variant
 from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
+from tests.pace import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.integration.conftest import Site
 
-SECONDS = 20.0
+SECONDS = seconds(20)
 # For what is to run out of time.
 SHORT = 0.1
 
@@ -38,6 +39,19 @@ async def bus(site: Site) -> AsyncIterator[Bus]:
     bus = await Bus.connect(site.bus_address, timeout=SECONDS)
     yield bus
     await bus.close()
+
+
+@pytest.fixture
+async def free_bus(own_address: str) -> AsyncIterator[Bus]:
+    """Where one connection may call another: Debian's system bus lets none, not even root's."""
+    bus = await Bus.connect(own_address, timeout=SECONDS)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def own_address(own_bus: tuple[str, subprocess.Popen[bytes]]) -> str:
+    return own_bus[0]
 
 
 @pytest.fixture(autouse=True)
@@ -92,13 +106,15 @@ async def connections(bus: Bus) -> set[str]:
 
 
 @asynccontextmanager
-async def other_connection(site: Site, bus: Bus) -> AsyncIterator[tuple[Bus, str]]:
+async def other_connection(address: str, bus: Bus) -> AsyncIterator[tuple[Bus, str]]:
     """One more connection, and its name on the bus."""
     before = await connections(bus)
-    other = await Bus.connect(site.bus_address, timeout=SECONDS)
+    other = await Bus.connect(address, timeout=SECONDS)
     (name,) = await connections(bus) - before
-    yield other, name
-    await other.close()
+    try:
+        yield other, name
+    finally:
+        await other.close()
 
 
 async def ignored_call(bus: Bus, name: str, timeout: float) -> list[Any]:
@@ -162,72 +178,69 @@ async def test_a_text_that_the_bus_does_not_take_costs_its_own_call_only(
     assert await call_driver(bus, "GetId")
 
 
-async def test_a_call_that_is_not_answered(site: Site, bus: Bus) -> None:
-    async with other_connection(site, bus) as (_, name):
+async def test_a_call_that_is_not_answered(own_address: str, free_bus: Bus) -> None:
+    async with other_connection(own_address, free_bus) as (_, name):
         with pytest.raises(TimedOut, match=r"a\.b\.Wait"):
-            await ignored_call(bus, name, SHORT)
+            await ignored_call(free_bus, name, SHORT)
     # The bus now answers for the other one, which left: nobody waits for that.
-    assert await call_driver(bus, "GetId")
+    assert await call_driver(free_bus, "GetId")
 
 
 async def test_calls_that_are_not_answered_stay_below_the_daemons_limit(
-    own_bus: tuple[str, subprocess.Popen[bytes]],
+    own_address: str, free_bus: Bus
 ) -> None:
-    bus = await Bus.connect(own_bus[0], timeout=SECONDS)
-    first = await connections(bus)
-    other = await Bus.connect(own_bus[0], timeout=SECONDS)
-    (name,) = await connections(bus) - first
-    for _ in range(2):
-        calls = [ignored_call(bus, name, SHORT) for _ in range(150)]
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} == {TimedOut}
-    await other.close()
+    async with other_connection(own_address, free_bus) as (_, name):
+        for _ in range(2):
+            calls = [ignored_call(free_bus, name, SHORT) for _ in range(150)]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {TimedOut}
     # It left, so all are answered now.
-    assert await call_driver(bus, "GetId")
-    await bus.close()
+    assert await call_driver(free_bus, "GetId")
 
 
-async def test_more_calls_than_slots_when_the_connection_ends(site: Site, bus: Bus) -> None:
-    async with other_connection(site, bus) as (_, name):
-        calls = [asyncio.create_task(ignored_call(bus, name, SECONDS)) for _ in range(300)]
+async def test_more_calls_than_slots_when_the_connection_ends(
+    own_address: str, free_bus: Bus
+) -> None:
+    async with other_connection(own_address, free_bus) as (_, name):
+        calls = [asyncio.create_task(ignored_call(free_bus, name, SECONDS)) for _ in range(300)]
         await asyncio.wait(calls, timeout=SHORT)
-        await bus.close()
+        await free_bus.close()
         done, waiting = await asyncio.wait(calls, timeout=SECONDS / 2)
     assert not waiting
     assert {type(call.exception()) for call in done} == {ManagerUnavailable}
 
 
-async def test_the_called_one_leaves(site: Site, bus: Bus) -> None:
-    async with other_connection(site, bus) as (other, name):
-        waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
-        await call_driver(bus, "GetId")
+async def test_the_called_one_leaves(own_address: str, free_bus: Bus) -> None:
+    async with other_connection(own_address, free_bus) as (other, name):
+        waiting = asyncio.create_task(ignored_call(free_bus, name, SECONDS))
+        await call_driver(free_bus, "GetId")
         await other.close()
         with pytest.raises(ManagerRefused) as caught:
             await waiting
     assert caught.value.name == "org.freedesktop.DBus.Error.NoReply"
 
 
-async def test_cancelling_a_call(site: Site, bus: Bus) -> None:
-    async with other_connection(site, bus) as (_, name):
-        waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
-        await call_driver(bus, "GetId")
+async def test_cancelling_a_call(own_address: str, free_bus: Bus) -> None:
+    async with other_connection(own_address, free_bus) as (_, name):
+        waiting = asyncio.create_task(ignored_call(free_bus, name, SECONDS))
+        await call_driver(free_bus, "GetId")
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-    assert await call_driver(bus, "GetId")
+    assert await call_driver(free_bus, "GetId")
 
 
-async def test_close_fails_what_is_pending(site: Site, bus: Bus) -> None:
-    async with other_connection(site, bus) as (_, name):
-        waiting = asyncio.create_task(ignored_call(bus, name, SECONDS))
-        await call_driver(bus, "GetId")
-        await bus.close()
+async def test_close_fails_what_is_pending(own_address: str, free_bus: Bus) -> None:
+    async with other_connection(own_address, free_bus) as (_, name):
+        waiting = asyncio.create_task(ignored_call(free_bus, name, SECONDS))
+        await call_driver(free_bus, "GetId")
+        await free_bus.close()
         with pytest.raises(ManagerUnavailable):
             await waiting
-    assert bus.closed.done()
+    assert free_bus.closed.done()
     with pytest.raises(ManagerUnavailable):
-        await call_driver(bus, "GetId")
-    await bus.close()
+        await call_driver(free_bus, "GetId")
+    await free_bus.close()
 
 
 async def test_a_file_descriptor_is_passed(bus: Bus) -> None:
@@ -270,11 +283,11 @@ async def test_signals(site: Site, bus: Bus) -> None:
     bodies: asyncio.Queue[list[Any]] = asyncio.Queue()
     match = signal_of_tests("NameOwnerChanged")
     await bus.add_match(match, bodies.put_nowait, timeout=SECONDS)
-    async with other_connection(site, bus) as (_, name):
+    async with other_connection(site.bus_address, bus) as (_, name):
         assert await asyncio.wait_for(bodies.get(), SECONDS) == [name, "", name]
     assert await asyncio.wait_for(bodies.get(), SECONDS) == [name, name, ""]
     await bus.remove_match(match, bodies.put_nowait, timeout=SECONDS)
-    async with other_connection(site, bus):
+    async with other_connection(site.bus_address, bus):
         await call_driver(bus, "GetId")
     assert bodies.empty()
 
@@ -283,7 +296,7 @@ async def test_a_match_on_an_argument(site: Site, bus: Bus) -> None:
     bodies: asyncio.Queue[list[Any]] = asyncio.Queue()
     match = signal_of_tests("NameOwnerChanged", (0, "no.such.name"))
     await bus.add_match(match, bodies.put_nowait, timeout=SECONDS)
-    async with other_connection(site, bus):
+    async with other_connection(site.bus_address, bus):
         await call_driver(bus, "GetId")
     assert bodies.empty()
 
@@ -295,7 +308,7 @@ async def test_a_callback_that_raises_costs_nothing_else(site: Site, bus: Bus) -
     match = signal_of_tests("NameOwnerChanged")
     await bus.add_match(match, failing, timeout=SECONDS)
     await bus.add_match(match, bodies.put_nowait, timeout=SECONDS)
-    async with other_connection(site, bus):
+    async with other_connection(site.bus_address, bus):
         await asyncio.wait_for(bodies.get(), SECONDS)
     assert isinstance(reported[0]["exception"], ZeroDivisionError)
 

@@ -15,6 +15,7 @@ import pytest
 from sdbox.cgroup import Cgroup, CgroupError, path_of
 from sdbox.errors import TimedOut
 from sdbox.result import Usage
+from tests.pace import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     Start = Callable[..., subprocess.Popen[bytes]]
 
-SECONDS = 20.0
+SECONDS = seconds(20)
 # Well under a time-out, well over the kernel's 10 ms between two notifications.
-SOON = 2.0
+SOON = seconds(2)
 
 
 @pytest.fixture

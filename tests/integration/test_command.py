@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sdbox
+from tests.pace import seconds
 
 CHECKOUT = Path(__file__).parent.parent.parent
 COMMAND = CHECKOUT / "packaging" / "sdbox"
@@ -19,7 +20,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 PACKAGE = Path(sdbox.__file__).parent
 DEPENDENCIES = [Path(entry) / "dbus_next" for entry in sys.path]
 
-SECONDS = 30.0
+SECONDS = seconds(30)
 
 
 def run(

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pace import seconds, times
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sdbox.manager import Manager
     from tests.conftest import Running, Sdbox
 
-SECONDS = 30.0
+SECONDS = seconds(30)
 # What a killed supervisor's box has to be gone.
-END_SECONDS = 2.0
+END_SECONDS = seconds(2)
 
 # Out of the payload's session and process group, deaf to what can be ignored, and orphaned. Each
 # of the four says when it is there.
@@ -35,8 +37,15 @@ FORKS = (
 UP = ["up"] * 4
 FILL_TMP = "touch /tmp/x /var/tmp/x; "
 BOX = ("--private-tmp", "--pid-namespace")
-TIMES = 50
 AT_ONCE = 5
+TIMES = times(50, least=AT_ONCE)
+
+
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    """Every test here is for both: the same box, whoever starts the job."""
+    kind: str = request.param
+    return kind
 
 
 def start_forks(
@@ -267,8 +276,9 @@ import sdbox
 async def main():
     async with sdbox.Launcher() as launcher:
         box = sdbox.Box(PrivateTmp=True)
-        for job in sys.argv[2:]:
-            await launcher.start(["sh", "-c", "setsid sleep 600 & sleep 600"], box=box, id=job)
+        command = ["sh", "-c", "setsid sleep 600 & sleep 600"]
+        for job in sys.argv[3:]:
+            await launcher.start(command, box=box, id=job, unit_type=sys.argv[2])
         print("up", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         {end}
@@ -285,7 +295,7 @@ def program(sdbox: Sdbox) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     def start(end: str) -> subprocess.Popen[str]:
         jobs = [sdbox.new_id() for _ in range(3)]
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(end=end), str(checkout), *jobs],
+            [sys.executable, "-c", PROGRAM.format(end=end), str(checkout), sdbox.unit_type, *jobs],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -305,7 +315,7 @@ def program(sdbox: Sdbox) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 async def see_jobs_gone(sdbox: Sdbox, job_manager: Manager) -> None:
     end = time.monotonic() + END_SECONDS
     for job in sdbox.ids:
-        unit = f"sdbox-{job}.scope"
+        unit = sdbox.unit(job)
         await job_manager.wait_removed(unit, timeout=max(0.01, end - time.monotonic()))
 
 

@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.pace import seconds
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Sdbox
 
-SECONDS = 30.0
+SECONDS = seconds(30)
 BUSYBOX = shutil.which("busybox", path="/bin:/usr/bin")
 APPLETS = ("cat", "echo", "grep", "ls", "pwd", "sh", "touch", "true")
+
+
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    """Every test here is for both: the same box, whoever starts the job."""
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pytest
 import sdbox as api
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.helper import Helper
+from tests.pace import seconds, times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from sdbox.manager import Manager
     from tests.conftest import Site
 
-SECONDS = 30.0
-JOBS = 200
+SECONDS = seconds(30)
 AT_ONCE = 20
+JOBS = times(200, least=AT_ONCE)
 
 
 def descriptors(pid: int | str = "self") -> int:
@@ -424,7 +425,7 @@ async def test_a_frozen_slice_takes_no_job(new_id: Callable[[], str], job_manage
 
 async def test_a_helper_that_is_gone_is_waited_for_by_nobody() -> None:
     helper = Helper.spawn()
-    helper.attach(asyncio.get_running_loop())
+    helper.attach()
     os.kill(helper.pid, signal.SIGKILL)
     # Who asks before its end is known, and who asks after.
     for _ in range(2):

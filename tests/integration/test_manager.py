@@ -18,6 +18,7 @@ from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, Timed
 from sdbox.manager import MINIMUM_VERSION, Manager
 from sdbox.properties import UnitProperty
 from sdbox.systemd import SYSTEMD
+from tests.pace import seconds
 
 if TYPE_CHECKING:
     import subprocess
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
     Spawn = Callable[..., Inside]
 
-SECONDS = 20.0
+SECONDS = seconds(20)
 SHORT = 0.1
 # What is not to wait for systemd's TimeoutStopSec=, 90 s.
-SOON = 5.0
+SOON = seconds(5)
 
 NUMBERS = itertools.count()
 
@@ -104,7 +105,7 @@ async def test_start_scope(manager: Manager, site: Site, spawn: Spawn) -> None:
     (status,) = await manager.list_units(unit)
     assert (status.name, status.description) == (unit, "A job, for a test")
     assert (status.load_state, status.active_state) == ("loaded", "active")
-    assert await manager.scope_result(unit) == "success"
+    assert await manager.unit_result(unit) == "success"
 
 
 async def test_many_scopes_at_once(manager: Manager, spawn: Spawn) -> None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.pace import seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -85,7 +87,7 @@ def plot(sdbox_command: tuple[str, ...], font_cache: Path) -> Callable[..., Any]
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=seconds(100),
             env=os.environ | {"MPLCONFIGDIR": str(font_cache)},
         )
         assert done.stdout == ""
@@ -158,7 +160,7 @@ def test_a_jobs_record(sdbox: Sdbox, tmp_path: Path) -> None:
     assert header["started_at"] == pytest.approx(account["started_at"], abs=1)
     assert header["cpu_limit"] is None
     times = [sample["seconds"] for sample in samples]
-    assert times[0] < 0.5
+    assert times[0] < seconds(0.5)
     assert len(times) >= 3
     assert all(later - earlier >= 0.45 for earlier, later in pairwise(times))
     assert times[-1] <= account["wall_seconds"]
@@ -254,7 +256,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, font_cache: Path) -> Path
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=seconds(100),
         env=os.environ | {"MPLCONFIGDIR": str(font_cache)},
     )
     assert done.returncode == 0, done.stderr
@@ -338,7 +340,7 @@ def test_without_matplotlib_the_remedy_is_told(record: Path, tmp_path: Path) -> 
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=seconds(60),
     )
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr == (

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import config
+from sdbox import config, embedded
+from sdbox.events import EVENTS
 from sdbox.result import REPORT_FIELDS
+from tests.pace import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +28,7 @@ INSTALLED = Path(sys.executable).parent
 
 # A block, and before it what a reader does not see: the exit status that it is to have.
 _BLOCK = re.compile(r"(?:<!-- exits (\d+) -->\n)?```(\w*)\n(.*?)```\n", re.DOTALL)
-SECONDS = 60.0
+SECONDS = seconds(60)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,11 @@ def directory() -> Iterator[Path]:
     (place / "sdbox.toml").write_text(configuration.text)
     (place / "tests").symlink_to(CHECKOUT / "tests")
     (place / ".venv").symlink_to(sys.prefix)
+    running = embedded.find() is not None
     yield place
     shutil.rmtree(place)
+    if not running:
+        embedded.stop()
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +135,14 @@ def test_installs_and_runs_the_main_job() -> None:
     script = f"""
         mount -t tmpfs tmpfs /opt
         mount -t tmpfs tmpfs /usr/local/bin
+        mount -t tmpfs tmpfs /usr/local/lib
+        mount -t tmpfs tmpfs /var/lib/systemd/catalog
         cp -a --no-preserve=ownership {CHECKOUT} /opt/checkout
         cd /opt/checkout
         {block.text}
+        status=$?
+        journalctl --list-catalog {EVENTS["finished"].id} >&2
+        exit $status
     """
     unshare = shutil.which("unshare")
     assert unshare is not None
@@ -148,3 +158,4 @@ def test_installs_and_runs_the_main_job() -> None:
     assert done.returncode == block.status, done.stdout + done.stderr
     # The PID in its own namespace, and then the names of the two directories, with nothing below.
     assert re.search(r"\n[12]\n/tmp:\n\n/var/tmp:\n$", done.stdout), done.stdout
+    assert "sdbox: Job @SDBOX_JOB@ has finished" in done.stderr

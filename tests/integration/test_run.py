@@ -12,19 +12,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pace import seconds
+
 if TYPE_CHECKING:
     from tests.conftest import Sdbox, Site
 
-SECONDS = 30.0
+SECONDS = seconds(30)
 
 # Payloads that show their arguments and their whole environment, byte for byte.
 ARGUMENTS = r'printf "%s\0" "$@"'
 ENVIRONMENT = ("cat", "/proc/self/environ")
 
 
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    """Every test here is for both: the same box, whoever starts the job."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.mark.needs_embedded
 def test_the_first_launch_boots_a_manager_and_says_so(job_site: Site) -> None:
     if job_site.first is None:
-        pytest.skip("a manager was running before the tests")
+        pytest.skip("an embedded manager was running before the tests")
     assert job_site.first.returncode == 0
     notice = b"sdbox: systemd is not running here: booted the embedded manager\n"
     assert job_site.first.stderr == notice
@@ -50,7 +60,7 @@ def test_a_whole_job(sdbox: Sdbox, job_site: Site) -> None:
         assert done.err.count("\n") == 1
     account = done.account
     assert account["job"] == done.id
-    assert account["unit"] == f"sdbox-{done.id}.scope"
+    assert account["unit"] == sdbox.unit(done.id)
     assert account["manager"] == job_site.endpoint.kind
     assert account["command"] == ["sh", "-c", "echo $$; ls -A /tmp /var/tmp; exit 7"]
     assert (account["reason"], account["exit_code"], account["signal"]) == ("exited", 7, None)
@@ -199,7 +209,7 @@ def test_what_is_refused_is_refused_in_one_line(
 
 @pytest.mark.parametrize("bad", ["a/b", "", "a b", "é", "x" * 300])
 def test_an_id_that_no_unit_can_have(sdbox: Sdbox, bad: str) -> None:
-    done = sdbox.call("run", f"--id={bad}", "--", "true")
+    done = sdbox.call("run", *sdbox.options, f"--id={bad}", "--", "true")
     assert done.status in (2, 125)
     assert done.err.count("\n") == 1
 
@@ -211,10 +221,11 @@ def test_no_command(sdbox: Sdbox, words: tuple[str, ...]) -> None:
     assert done.err.count("\n") == 1
 
 
-def test_an_id_that_is_taken(sdbox: Sdbox) -> None:
+@pytest.mark.parametrize("other", [[], ["--service"]], ids=["by-a-scope", "by-a-service"])
+def test_an_id_that_is_taken(sdbox: Sdbox, other: list[str]) -> None:
     first = sdbox.start_sh("echo up; read line; exit 3")
     first.line()
-    second = sdbox.call("run", f"--id={first.id}", "--private-tmp", "--", "true")
+    second = sdbox.call("run", *other, f"--id={first.id}", "--private-tmp", "--", "true")
     assert second.status == 125
     assert second.err.count("\n") == 1
     assert first.unit in second.err
@@ -224,9 +235,11 @@ def test_an_id_that_is_taken(sdbox: Sdbox) -> None:
 
 def test_every_id_is_another(sdbox: Sdbox) -> None:
     script = "grep 0:: /proc/self/cgroup"
-    units = {sdbox.call("run", "--", "sh", "-c", script).out for _ in range(2)}
+    units = {sdbox.call("run", *sdbox.options, "--", "sh", "-c", script).out for _ in range(2)}
     assert len(units) == 2
-    assert all("/sdbox.slice/sdbox-" in unit and unit.endswith(".scope\n") for unit in units)
+    assert all(
+        "/sdbox.slice/sdbox-" in unit and unit.endswith(f".{sdbox.unit_type}\n") for unit in units
+    )
 
 
 def test_an_odd_name_is_a_program(sdbox: Sdbox, tmp_path: Path) -> None:
@@ -356,7 +369,7 @@ def test_streams_that_are_closed(sdbox: Sdbox) -> None:
     """Nothing of sdbox's lands in a descriptor that the payload takes for its own."""
     script = '"$0" "$@" <&- >&- 2>&-'
     target = "/proc/self/fd"
-    command = [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "test", "-e", f"{target}/2"]
+    command = [*sdbox.run_command, f"--id={sdbox.new_id()}", "--", "test", "-e", f"{target}/2"]
     done = subprocess.run(["sh", "-c", script, *command], check=False, timeout=SECONDS)
     assert done.returncode == 0
 
@@ -424,7 +437,7 @@ def test_signal_dispositions_are_the_default(sdbox: Sdbox) -> None:
 
 
 def test_what_the_caller_ignores_stays_ignored(sdbox: Sdbox) -> None:
-    command = [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "cat", "/proc/self/status"]
+    command = [*sdbox.run_command, f"--id={sdbox.new_id()}", "--", "cat", "/proc/self/status"]
     done = subprocess.run(
         ["sh", "-c", 'trap "" HUP USR1; exec "$0" "$@"', *command],
         capture_output=True,
@@ -445,7 +458,7 @@ def test_the_payload_keeps_what_a_child_keeps(sdbox: Sdbox, tmp_path: Path) -> N
     """Working directory, umask, nice value, resource limits and process group."""
     script = "pwd; umask; nice; ulimit -S -n; ulimit -S -c; ulimit -H -c"
     expect = 'umask 027; ulimit -S -n 100; ulimit -c 0; exec nice -n 3 "$0" "$@"'
-    command = [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "sh", "-c", script]
+    command = [*sdbox.run_command, f"--id={sdbox.new_id()}", "--", "sh", "-c", script]
     done = subprocess.run(
         ["sh", "-c", expect, *command],
         capture_output=True,
@@ -457,12 +470,16 @@ def test_the_payload_keeps_what_a_child_keeps(sdbox: Sdbox, tmp_path: Path) -> N
     assert done.stdout.decode().split() == [str(tmp_path), "0027", str(nice), "100", "0", "0"]
 
 
-def test_the_payload_is_in_the_callers_process_group_and_session(sdbox: Sdbox) -> None:
+def test_whose_process_group_and_session_the_payload_is_in(sdbox: Sdbox) -> None:
     job = sdbox.start_sh("echo up; read line")
     job.line()
-    _, payload = sdbox.members(job.id)
-    assert os.getpgid(payload) == os.getpgid(job.pid)
-    assert os.getsid(payload) == os.getsid(job.pid)
+    init, payload = sdbox.members(job.id)
+    if sdbox.unit_type == "scope":
+        assert os.getpgid(payload) == os.getpgid(job.pid)
+        assert os.getsid(payload) == os.getsid(job.pid)
+    else:
+        assert os.getpgid(payload) == payload
+        assert os.getsid(payload) == init
     job.send(b"\n")
     job.end()
 
@@ -470,7 +487,7 @@ def test_the_payload_is_in_the_callers_process_group_and_session(sdbox: Sdbox) -
 def test_a_working_directory_that_was_removed(sdbox: Sdbox, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    command = [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "pwd"]
+    command = [*sdbox.run_command, f"--id={sdbox.new_id()}", "--", "pwd"]
     done = subprocess.run(
         ["sh", "-c", 'rmdir "$PWD"; exec "$0" "$@"', *command],
         capture_output=True,
@@ -492,7 +509,7 @@ def test_chdir(sdbox: Sdbox, tmp_path: Path) -> None:
 def test_a_report_that_is_there_is_replaced(sdbox: Sdbox, tmp_path: Path) -> None:
     place = tmp_path / "report.json"
     place.write_text("x" * 10_000)
-    done = sdbox.call("run", f"--id={sdbox.new_id()}", f"--report={place}", "--", "true")
+    done = sdbox.run(f"--report={place}", "--", "true")
     assert done.status == 0
     assert place.read_text().startswith("{")
     assert place.read_text().endswith("}\n")
@@ -538,7 +555,7 @@ def test_it_is_what_python_m_runs() -> None:
 def test_stderr_that_nobody_reads(sdbox: Sdbox) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*sdbox.command, "run", f"--id={sdbox.new_id()}", "--", "no-such-program"],
+            [*sdbox.run_command, f"--id={sdbox.new_id()}", "--", "no-such-program"],
             stderr=full,
             check=False,
             timeout=SECONDS,

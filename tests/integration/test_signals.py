@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pace import seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import Running, Sdbox
 
-SECONDS = 30.0
+SECONDS = seconds(30)
 FORWARDED = ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "CONT"]
 
 # Tells of each signal, and none can come where it would not be seen, as in a shell's `trap`.
@@ -29,6 +31,13 @@ print("up", flush=True)
 while True:
     print(signal.sigwait(numbers).name, flush=True)
 """
+
+
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    """Every test here is for both: the same box, whoever starts the job."""
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture(params=[(), ("--pid-namespace",)], ids=["shared-pids", "own-pids"])

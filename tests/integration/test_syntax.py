@@ -21,6 +21,7 @@ from sdbox import quantities
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective
 from sdbox.values import INFINITY, Bind, Percent
+from tests.pace import seconds
 
 SYSTEMD = next(
     (p for p in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd") if os.access(p, os.X_OK)), ""
@@ -68,7 +69,7 @@ def _test_run(directory: str) -> str:
         [SYSTEMD, "--test", "--system", "--unit=all.target", "--log-level=info"],
         env={"SYSTEMD_UNIT_PATH": directory, "SYSTEMD_LOG_COLOR": "0"},
         capture_output=True,
-        timeout=60,
+        timeout=seconds(60),
         check=True,
         **(as_nobody if os.geteuid() == 0 else {}),
     )
@@ -239,7 +240,7 @@ def test_what_sdbox_takes_for_a_span_systemd_takes_for_the_same(spans: list[str]
     done = subprocess.run(
         ["systemd-analyze", "timespan", "--", "0", *accepted],
         capture_output=True,
-        timeout=60,
+        timeout=seconds(60),
         check=True,
         env={"LC_ALL": "C.UTF-8"},
     )

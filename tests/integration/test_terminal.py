@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pace import seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.conftest import Sdbox
 
-SECONDS = 30.0
+SECONDS = seconds(30)
 INTERRUPT, STOP, END, BACKSLASH = b"\x03", b"\x1a", b"\x04", b"\x1c"
 PROMPT = "@box> "
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pace import SLOWNESS, seconds
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 LIMIT = 64 * MIB
 # What a job may have over its limit for, and what a watch may take of one CPU while it waits.
-MOST_SECONDS = 1.0
-MOST_SHARE = 0.02
+MOST_SECONDS = seconds(1)
+MOST_SHARE = 0.02 * SLOWNESS
 WATCHED = "sdbox: {}: kept by watching, which is weaker than the kernel; `sdbox doctor` tells why"
 
 PYTHON = (sys.executable, "-ISc")

@@ -194,7 +194,7 @@ def test_a_row_is_complete(row: Directive) -> None:
     json.dumps(dict(row.syntax.schema))
     assert row.accumulates == isinstance(row.syntax, ListSyntax)
     assert all(name in DIRECTIVES for name in row.resets)
-    assert (row.scope == "unit") == bool(row.unit)
+    assert (row.keeper() == "unit") == bool(row.unit)
     # Only what the kernel keeps through a controller can be read back.
     assert row.controller or not row.files
     assert row.since == 0 or row.since > 249
@@ -283,7 +283,7 @@ def test_unit_properties(name: str, text: str, made: tuple[str, str, Any]) -> No
 
 
 def test_what_a_unit_takes_and_init_does_is_settled() -> None:
-    unit = {row.name for row in ROWS if row.scope == "unit"}
+    unit = {row.name for row in ROWS if row.keeper() == "unit"}
     assert unit == {
         "MemoryMax",
         "MemoryHigh",

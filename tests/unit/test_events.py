@@ -13,14 +13,17 @@ from sdbox.box import Box
 from sdbox.events import EVENTS, FIGURES
 from sdbox.host import Host
 from sdbox.planner import Caller, make_plan
-from sdbox.record import values_of
+from sdbox.record import replaced, values_of
 from sdbox.result import Result, Usage
+from sdbox.watch import Excess
 
 if TYPE_CHECKING:
     from sdbox.events import Fields
     from sdbox.plan import Plan
 
-CATALOG = Path(__file__).parent.parent.parent / "packaging" / "sdbox.catalog"
+CHECKOUT = Path(__file__).parent.parent.parent
+CATALOG = CHECKOUT / "packaging" / "sdbox.catalog"
+README = CHECKOUT / "README.md"
 UNIT = "sdbox-j1.scope"
 
 ALL = Usage(
@@ -77,9 +80,11 @@ def result(usage: Usage) -> Result:
     )
 
 
+TOO_MUCH = Excess(reason="memory", message="Too much.", ask=False)
+
 ENTRIES: dict[str, Fields] = {
     "job-started": events.started(plan()),
-    "limit-passed": events.limit_passed(plan(), "memory", "Too much.", Usage()),
+    "limit-passed": events.limit_passed(plan(), TOO_MUCH, Usage()),
     "frozen": events.frozen("j1", UNIT),
     "thawed": events.thawed("j1", UNIT),
     "killed": events.killed("j1", UNIT),
@@ -105,6 +110,11 @@ def catalog() -> dict[str, str]:
 
 def test_the_catalogue_explains_every_event_and_nothing_else() -> None:
     assert sorted(catalog()) == sorted(event.id for event in EVENTS.values())
+
+
+def test_the_readme_has_every_event() -> None:
+    rows = re.findall(r"^\| ([a-z-]+) \| `([0-9a-f]{32})` \|", README.read_text(), re.MULTILINE)
+    assert rows == [(event.name, event.id) for event in EVENTS.values()]
 
 
 def test_ids_are_random_numbers_of_128_bits() -> None:
@@ -182,6 +192,27 @@ def test_the_end_has_every_figure_that_is_known() -> None:
         f"{UNIT}: Job exited with status 7."
         " It took 3.250 s, 1.750 s of CPU time and 60.0 megabytes of memory."
     )
+
+
+OVER = result(Usage(oom_kills=1, memory_peak_bytes=64 << 20))
+ENDS = {
+    "of itself": (result(ALL), False, []),
+    "memory": (replaced(OVER, reason="memory"), False, ["memory"]),
+    "wall time": (replaced(OVER, reason="wall-time", usage=ALL), False, ["wall-time"]),
+    "a watched limit": (replaced(OVER, reason="memory"), True, []),
+    "one of its processes was killed": (OVER, False, ["memory"]),
+    "on request": (replaced(OVER, reason="killed", usage=ALL), False, []),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_limit_that_was_passed_is_told_of_once_and_before_the_end(name: str) -> None:
+    ending, told, limits = ENDS[name]
+    *before, last = (dict(fields) for fields in events.ended(plan(), ending, limit_told=told))
+    assert last["MESSAGE_ID"] == EVENTS["finished"].id
+    assert last["SDBOX_REASON"] == ending.reason
+    assert {entry["MESSAGE_ID"] for entry in before} <= {EVENTS["limit-passed"].id}
+    assert [entry["SDBOX_REASON"] for entry in before] == limits
 
 
 def test_what_is_not_known_is_not_there() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +19,7 @@ from sdbox.record import replaced
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sdbox.properties import UnitType
     from sdbox.users import Credentials
 
 GIB = 1 << 30
@@ -75,6 +76,7 @@ def plan(
     job: str = "a",
     command: tuple[str, ...] = ("true",),
     credentials: Credentials | None = None,
+    unit_type: UnitType = "scope",
 ) -> Plan:
     return make_plan(
         job=job,
@@ -83,6 +85,7 @@ def plan(
         host=host(controllers),
         credentials=credentials,
         caller=CALLER,
+        unit_type=unit_type,
     )
 
 
@@ -242,6 +245,50 @@ def test_slice_and_description_of_a_box() -> None:
 def test_init_does_what_a_scope_refuses() -> None:
     box = Box(PrivateTmp=True, RootDirectory="/srv", CPUAffinity=0, LimitNOFILE=9, Environment="A=")
     assert set(values(plan(box))) == {"Slice", "Description"}
+
+
+def service(box: Box, **given: Any) -> Plan:
+    return plan(box, unit_type="service", **given)
+
+
+def test_a_service_is_one() -> None:
+    made = service(Box(), job="j1")
+    assert (made.unit, made.unit_type) == ("sdbox-j1.service", "service")
+    assert made.cgroup == "/sdbox.slice/sdbox-j1.service"
+
+
+# Asked of systemd for a service, besides Slice and Description, by its version.
+OF_A_SERVICE = [
+    (Box(CPUAffinity="0,2"), 249, {"CPUAffinity": b"\x05"}),
+    (Box(NoNewPrivileges=True), 249, {"NoNewPrivileges": True}),
+    (Box(PrivateNetwork=True), 249, {"PrivateNetwork": True}),
+    (Box(PrivatePIDs=True), 256, {}),
+    (Box(PrivatePIDs=True), 257, {"PrivatePIDs": "yes"}),
+    (Box(PrivateIPC=True, PrivateTmp=True, RootDirectory="/srv"), 257, {}),
+    (Box(User="nobody", LimitNOFILE=9, Environment="A=", WorkingDirectory="/"), 257, {}),
+    (Box(OOMPolicy="continue"), 249, {"OOMPolicy": "continue"}),
+    (Box(RuntimeMaxSec=1), 249, {"RuntimeMaxUSec": 1_000_000}),
+]
+
+
+@pytest.mark.parametrize(("box", "version", "asked"), OF_A_SERVICE, ids=repr)
+def test_systemd_does_what_it_can_for_a_service(
+    box: Box, version: int, asked: dict[str, object]
+) -> None:
+    made = service(box)
+    check_version(made, version)
+    found = values(made, version)
+    assert {name: found[name] for name in found.keys() - {"Slice", "Description"}} == asked
+
+
+@pytest.mark.parametrize(("version", "policy"), [(242, None), (249, "kill"), (257, "kill")])
+def test_a_service_that_is_out_of_memory_ends(version: int, policy: str | None) -> None:
+    assert values(service(Box(MemoryMax="1G")), version).get("OOMPolicy") == policy
+
+
+def test_a_plan_comes_through_whole() -> None:
+    made = replaced(service(Box(PrivatePIDs=True, MemoryMax="1G")), spec={})
+    assert Plan.from_plain(marshal.loads(marshal.dumps(made.to_plain()))) == made  # noqa: S302
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ import pytest
 from sdbox.box import Box
 from sdbox.init import syscalls
 from sdbox.planner import Caller
+from sdbox.record import replaced
 from sdbox.spec import hides, make_spec
 from sdbox.users import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from sdbox.properties import UnitType
 
 CALLER = Caller(
     environment={b"HOME": b"/home/caller", b"PATH": b"/bin", b"RAW": b"\xff"},
@@ -44,15 +47,18 @@ def spec(
     credentials: Credentials | None = None,
     own_proc: bool = False,
     spare_init: bool = False,
+    caller: Caller = CALLER,
+    unit_type: UnitType = "scope",
 ) -> dict[str, Any]:
     return make_spec(
         job="j1",
         command=command,
         directives={} if box is None else box.directives,
         credentials=credentials,
-        caller=CALLER,
+        caller=caller,
         own_proc=own_proc,
         spare_init=spare_init,
+        unit_type=unit_type,
     )
 
 
@@ -69,6 +75,7 @@ def test_an_empty_box() -> None:
         "ignored_signals": [1, 13],
         "spare_init": False,
         "private_pids": False,
+        "enter": 0,
         "namespaces": 0,
         "root_directory": None,
         "private_directories": [],
@@ -295,3 +302,61 @@ def test_each_limit_has_its_number(number: int, name: str) -> None:
 )
 def test_what_a_private_tmp_hides(box: Box, path: str, hidden: bool) -> None:
     assert hides(box.directives, path) == hidden
+
+
+# --- of a service, whose init systemd starts
+
+BORN_ELSEWHERE = replaced(
+    CALLER,
+    inherited={
+        "uid": 0,
+        "gid": 0,
+        "groups": [0],
+        "umask": 0o27,
+        "nice": 5,
+        "limits": {7: (64, 64)},
+        "cpus": (0, 1),
+    },
+)
+
+
+def operations(made: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return dict(made["process"])
+
+
+def of_service(box: Box | None = None) -> dict[str, Any]:
+    return spec(box, caller=BORN_ELSEWHERE, unit_type="service")
+
+
+def test_a_service_goes_to_the_callers_namespaces() -> None:
+    flags = ("NEWNS", "NEWUTS", "NEWCGROUP", "NEWNET", "NEWIPC")
+    assert of_service()["enter"] == sum(getattr(syscalls, f"CLONE_{flag}") for flag in flags)
+
+
+@pytest.mark.parametrize(
+    ("box", "flag", "made"),
+    [
+        # systemd has made it, and init is in it.
+        (Box(PrivateNetwork=True), syscalls.CLONE_NEWNET, 0),
+        (Box(PrivateIPC=True), syscalls.CLONE_NEWIPC, syscalls.CLONE_NEWIPC),
+    ],
+    ids=repr,
+)
+def test_a_namespace_of_its_own_is_not_the_callers(box: Box, flag: int, made: int) -> None:
+    service = of_service(box)
+    assert service["enter"] == of_service()["enter"] - flag
+    assert service["namespaces"] == made
+
+
+def test_a_service_has_of_the_caller_what_a_child_would_have() -> None:
+    assert operations(of_service())["Inherit"] == BORN_ELSEWHERE.inherited
+    assert "Inherit" not in operations(spec())
+
+
+def test_what_systemd_does_for_a_service_is_not_init_s() -> None:
+    box = Box(CPUAffinity="0", NoNewPrivileges=True, LimitNOFILE=9)
+    made = operations(of_service(box))
+    assert {"CPUAffinity", "NoNewPrivileges"}.isdisjoint(made)
+    assert made["Inherit"]["cpus"] == (), "those that systemd has set stay"
+    assert "Limit" in made
+    assert {"CPUAffinity", "NoNewPrivileges", "Limit"} <= operations(spec(box)).keys()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sdbox.errors import SdboxError
 
-from . import cache, image, order, report, tier
+from . import cache, debian, image, order, qemu, report, tier
 from .errors import TierFailed
 
 if TYPE_CHECKING:
@@ -42,41 +42,51 @@ def _attempt(verb: Callable[[argparse.Namespace], int], options: argparse.Namesp
         return _FAILED
 
 
-def _build(options: argparse.Namespace) -> int:
-    built = image.build()
-    print(built.root, built.layer, built.disk(), sep="\n")
+def _build(_: argparse.Namespace) -> int:
+    debian.install(*qemu.PACKAGES)
+    for release in image.RELEASES:
+        built = image.build(release)
+        print(built.root, built.layer, built.disk(), sep="\n")
     return 0
 
 
 def _all(options: argparse.Namespace) -> int:
-    for name in tier.TIERS:
+    left_out = tier.SLOW if options.quick else ()
+    names = [name for name in tier.TIERS if name not in left_out]
+    for name in names:
         options.tier, options.arguments = name, []
         options.output = options.results / name
+        print(f"\n== {name}: {tier.TIERS[name].about}", flush=True)
         # Whatever becomes of one, the report tells, and the others are tried.
         _attempt(_suite, options)
-    options.tiers += [f"{name}={options.results / name}" for name in tier.TIERS]
-    return _report(options)
+    options.tiers += [f"{name}={options.results / name}" for name in names]
+    status = _report(options)
+    for name in left_out:
+        print(f"{name}: not run, but with --all: {tier.TIERS[name].about}")
+    return status
 
 
 def _suite(options: argparse.Namespace) -> int:
-    arguments = options.arguments or tier.SUITES[options.tier]
-    words = [*arguments, *tier.PYTEST_OPTIONS[options.tier]]
-    return _boot(options, lambda place: order.suite(place, words))
+    words = options.arguments or tier.TIERS[options.tier].tests
+    return _boot(options, lambda place, slowness: order.suite(place, slowness, words))
 
 
 def _exec(options: argparse.Namespace) -> int:
-    return _boot(options, lambda place: order.command(place, options.arguments))
+    return _boot(options, lambda place, _: order.command(place, options.arguments))
 
 
 def _shell(options: argparse.Namespace) -> int:
     if not sys.stdin.isatty():
         raise TierFailed("A shell needs a terminal", hint="Use `tests/vm/run exec`")
     options.seconds = options.seconds or _A_DAY
-    return _boot(options, order.shell, interactive=True)
+    return _boot(options, lambda place, _: order.shell(place), interactive=True)
 
 
 def _boot(
-    options: argparse.Namespace, write: Callable[[Path], None], *, interactive: bool = False
+    options: argparse.Namespace,
+    write: Callable[[Path, float], None],
+    *,
+    interactive: bool = False,
 ) -> int:
     output = options.output or RESULTS / options.tier
     return tier.carry_out(
@@ -103,15 +113,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tests/vm/run", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    build = commands.add_parser("image", help="build what both tiers boot, and print where it is")
+    build = commands.add_parser("image", help="build what the tiers boot, and print where it is")
     build.set_defaults(run=_build)
 
-    for name, about in tier.TIERS.items():
-        suite = _booting(commands.add_parser(name, help=f"test in {about}"))
+    for name, one in tier.TIERS.items():
+        suite = _booting(commands.add_parser(name, help=one.about))
         suite.add_argument("arguments", nargs="*", metavar="PYTEST-ARGUMENT")
         suite.set_defaults(run=_suite, tier=name)
 
-    every = _booting(commands.add_parser("all", help="test in each, and sum up"), output=False)
+    every = _booting(commands.add_parser("all", help="all of these, and sum up"), output=False)
+    every.add_argument("--quick", action="store_true", help=f"all but {', '.join(tier.SLOW)}")
     every.add_argument("--results", type=Path, default=RESULTS, metavar="DIRECTORY")
     every.add_argument("tiers", nargs="*", metavar="TIER=DIRECTORY|FILE.xml")
     every.set_defaults(run=_all)

@@ -1,4 +1,4 @@
-"""The root that both tiers boot: Debian's packages, a Python environment, and a disk of the two.
+"""The root that a tier boots: Debian's packages, a Python environment, and a disk of the two.
 
 Each is kept by the hash of all that it is made of (`cache`). What changes from run to run, the
 checkout itself, is not in it (`order`).
@@ -20,10 +20,6 @@ from .errors import TierFailed
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).resolve().parent / "guest"
-SUITE = "trixie"
-# The suite's own: what pip is told to fetch for.
-PYTHON = "3.13"
-GLIBC = 41
 DISK_SIZE = "4G"
 ROOT_SECONDS = 1800.0
 PYTHON_SECONDS = 900.0
@@ -72,6 +68,21 @@ PLACE = "usr/local/lib/sdbox-test/python"
 # The linters run where the checkout is, not in every tier.
 NOT_NEEDED = ("mypy", "ruff", "types-")
 
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One of Debian's. Its Python and C library: what pip is told to fetch for."""
+
+    python: str
+    glibc: int
+
+
+# systemd 257 and 252.
+RELEASES = {
+    "trixie": Release(python="3.13", glibc=41),
+    "bookworm": Release(python="3.11", glibc=36),
+}
+
 _ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
 _MAKE_VENV = """
 mount --bind "$root" "$root" && mount -o remount,bind,ro "$root"
@@ -116,15 +127,15 @@ class Image:
         return sorted(self.root.glob(f"boot/{name}-*"))[-1]
 
 
-def build() -> Image:
-    """Return the image, made at the first time and whenever what it is made of has changed."""
+def build(suite: str) -> Image:
+    """Return a release's image, made anew whenever what it is made of has changed."""
     if platform.machine() != "x86_64":
         raise TierFailed("The image is known to work on x86_64 only")
     debian.install("mmdebstrap", "debian-archive-keyring", "python3-venv")
     programs = {path: (GUEST / name).read_text() for path, name in PROGRAMS.items()}
-    ingredients = (SUITE, PACKAGES, MASKED, FILES, PLACE, programs)
-    root = cache.entry(f"root-{cache.key(*ingredients)}", _make_root)
-    return Image(root=root, layer=_layer(root))
+    ingredients = (suite, PACKAGES, MASKED, FILES, PLACE, programs)
+    root = cache.entry(f"root-{cache.key(*ingredients)}", partial(_make_root, suite))
+    return Image(root=root, layer=_layer(root, RELEASES[suite]))
 
 
 def tools() -> Path:
@@ -133,11 +144,11 @@ def tools() -> Path:
     return cache.entry(f"tools-{cache.key(needed)}", partial(_make_tools, needed)) / "bin/python"
 
 
-def _make_root(place: Path) -> None:
+def _make_root(suite: str, place: Path) -> None:
     options = [f"--aptopt={setting}" for setting in debian.settings()]
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", *options]
-    sources = debian.sources(SUITE)
-    run([*APART, *command, SUITE, place, *sources], seconds=ROOT_SECONDS)
+    sources = debian.sources(suite)
+    run([*APART, *command, suite, place, *sources], seconds=ROOT_SECONDS)
     _configure(place)
 
 
@@ -158,20 +169,30 @@ def _configure(root: Path) -> None:
         (root / path).touch()
 
 
-def _layer(root: Path) -> Path:
+def _layer(root: Path, release: Release) -> Path:
     requirements = _requirements()
     name = cache.key(root.name, requirements, _build_requirements(), _MAKE_VENV)
-    make = partial(_make_layer, tools(), root, requirements)
+    make = partial(_make_layer, tools(), root, release, requirements)
     return cache.entry(f"python-{name}", make)
 
 
-def _make_layer(python: Path, root: Path, requirements: list[str], place: Path) -> None:
+def _make_layer(
+    python: Path, root: Path, release: Release, requirements: list[str], place: Path
+) -> None:
     # They stay: with them, pip installs without a network, as tests of installing do.
     wheels = place / PLACE / "wheels"
     wheels.mkdir(parents=True)
     download = ["pip", "download", "--quiet", "--only-binary=:all:", f"--dest={wheels}"]
     run(
-        [*WITH_US, python, "-m", *download, *_target(), *requirements, *_build_requirements()],
+        [
+            *WITH_US,
+            python,
+            "-m",
+            *download,
+            *_target(release),
+            *requirements,
+            *_build_requirements(),
+        ],
         seconds=PYTHON_SECONDS,
     )
     script = _shell(_MAKE_VENV, root=root, layer=place)
@@ -184,11 +205,13 @@ def _make_tools(needed: list[str], place: Path) -> None:
     run([*WITH_US, place / "bin/python", *install], seconds=PYTHON_SECONDS)
 
 
-def _target() -> list[str]:
-    """Return pip's options for wheels that the root's Python and C library can load."""
+def _target(release: Release) -> list[str]:
+    """Return pip's options for wheels that the release's Python and C library can load."""
     machine = platform.machine()
-    platforms = (f"--platform=manylinux_2_{minor}_{machine}" for minor in range(5, GLIBC + 1))
-    return [f"--python-version={PYTHON}", *platforms]
+    platforms = (
+        f"--platform=manylinux_2_{minor}_{machine}" for minor in range(5, release.glibc + 1)
+    )
+    return [f"--python-version={release.python}", *platforms]
 
 
 def _requirements() -> list[str]:

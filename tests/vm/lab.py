@@ -41,6 +41,11 @@ class Lab:
 
     layers: tuple[Path, ...]
 
+    @property
+    def slowness(self) -> float:
+        """How many times slower than this machine it is."""
+        return 1
+
     def boot(self, order: Path, results: Path, terminal: Terminal, seconds: float) -> None:
         """Boot, have the order carried out, and wait until the machine is off."""
         with tempfile.TemporaryDirectory() as scratch, _cgroup() as cgroup:

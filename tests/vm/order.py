@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SECONDS = 120.0
+# As pyproject.toml has it.
+_TEST_SECONDS = 120.0
 _SUITE = ("sh", "checkout/tests/vm/guest/suite")
 # A shell on the machine's terminal, which as a controlling terminal gives job control and ^C.
 _SHELL = "exec env TERM={} setsid --ctty --wait bash -l <>/dev/ttyS0 >&0 2>&1"
 
 
-def suite(place: Path, arguments: Sequence[str]) -> None:
-    """Order the tests that pytest's arguments name."""
+def suite(place: Path, slowness: float, arguments: Sequence[str]) -> None:
+    """Order the tests that pytest's arguments name; `tests/pace.py` has the slowness."""
+    pace = f"SDBOX_TEST_SLOWNESS={slowness:g}"
+    timeout = f"--override-ini=timeout={_TEST_SECONDS * slowness:g}"
+    script = shlex.join(["env", pace, *_SUITE, timeout, *arguments])
     with tempfile.TemporaryDirectory() as directory:
         wheel = _wheel(Path(directory))
-        _write(place, shlex.join([*_SUITE, *arguments]), {wheel.name: wheel, **_checkout()})
+        _write(place, script, {wheel.name: wheel, **_checkout()})
 
 
 def command(place: Path, words: Sequence[str]) -> None:

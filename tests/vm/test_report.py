@@ -49,6 +49,8 @@ def test_counts_and_facts(tmp_path: Path) -> None:
     [
         ("lab", (PASSED, NO_MEMORY), True),
         ("vm", (PASSED, NO_MEMORY), False),
+        ("limits", (PASSED, NO_MEMORY), False),
+        ("limits-252", (PASSED, NO_MEMORY), False),
         ("vm", (PASSED, HAS_MEMORY), True),
         ("vm", (HAS_MEMORY,), False),
         ("lab", (), False),

@@ -19,22 +19,52 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["auto", "kvm", "tcg"]
 
-TIERS = {
-    "lab": "namespaces: native speed, this machine's kernel and what controllers it has",
-    "vm": "QEMU: Debian's own kernel, with every controller",
-}
-# Paths and options of pytest's.
-SUITES = {
-    "lab": ("tests/integration",),
-    "vm": ("tests/integration", "tests/vm/limits"),
-}
-# Emulation may be ten times slower than what the tests' own time-outs were chosen for.
-PYTEST_OPTIONS = {"lab": (), "vm": ("--override-ini=timeout=900",)}
 # What a tier leaves: the first two the tests, the others the machine.
 RESULTS = ("junit.xml", "facts", "status", "journal.txt", "processes.txt", "console.log")
-SECONDS = {"lab": 900.0, "vm": 5400.0}
 _RESULTS_BYTES = 64 << 20
 _UNPACK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """What is tested (paths and options of pytest's), where, and how long it may take."""
+
+    about: str
+    release: str
+    tests: tuple[str, ...]
+    seconds: float
+    virtual: bool = True
+
+
+TIERS = {
+    "lab": Tier(
+        about="namespaces, at native speed: systemd 257 on this kernel, with what it has",
+        release="trixie",
+        tests=("tests/integration",),
+        seconds=900,
+        virtual=False,
+    ),
+    "limits": Tier(
+        about="QEMU: systemd 257 and every controller, the tests of what the kernel keeps",
+        release="trixie",
+        tests=("tests/vm/limits",),
+        seconds=1200,
+    ),
+    "limits-252": Tier(
+        about="QEMU: the same with Debian 12's kernel and systemd 252",
+        release="bookworm",
+        tests=("tests/vm/limits",),
+        seconds=1200,
+    ),
+    "vm": Tier(
+        about="QEMU: systemd 257 and every controller, all that the lab tests",
+        release="trixie",
+        tests=("tests/integration",),
+        seconds=5400,
+    ),
+}
+# What takes too long for each change where a processor has to be emulated.
+SLOW = ("vm",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,40 +78,44 @@ class Hardware:
 
 def carry_out(
     name: str,
-    write_order: Callable[[Path], None],
+    write_order: Callable[[Path, float], None],
     output: Path,
     *,
     hardware: Hardware,
     seconds: float | None,
     interactive: bool = False,
 ) -> int:
-    """Boot the tier for one order; return its exit status. Its results go to `output`."""
+    """Boot the tier for one order; return its exit status. Its results go to `output`.
+
+    `write_order` gets a path, and how many times slower than this machine that one is.
+    """
+    tier = TIERS[name]
     output.mkdir(parents=True, exist_ok=True)
     for stale in RESULTS:
         (output / stale).unlink(missing_ok=True)
-    machine = _lab() if name == "lab" else _vm(hardware)
+    machine = _vm(tier.release, hardware) if tier.virtual else _lab(tier.release)
     with tempfile.TemporaryDirectory() as directory:
         place, results = Path(directory, "order"), Path(directory, "results")
-        write_order(place)
+        write_order(place, machine.slowness)
         results.touch()
         os.truncate(results, _RESULTS_BYTES)
         terminal = Terminal(output / "console.log", interactive=interactive)
         try:
-            machine.boot(place, results, terminal, seconds or SECONDS[name])
+            machine.boot(place, results, terminal, seconds or tier.seconds)
         finally:
             terminal.close()
         _unpack(results, output)
     return _status(output)
 
 
-def _lab() -> Lab:
-    built = image.build()
+def _lab(release: str) -> Lab:
+    built = image.build(release)
     return Lab(layers=(built.layer, built.root))
 
 
-def _vm(hardware: Hardware) -> qemu.Machine:
-    debian.install("qemu-system-x86")
-    built = image.build()
+def _vm(release: str, hardware: Hardware) -> qemu.Machine:
+    debian.install(*qemu.PACKAGES)
+    built = image.build(release)
     machine = qemu.Machine(
         kernel=built.kernel,
         initrd=built.initrd,
