@@ -55,7 +55,7 @@ async def execute(connection: Connection, launch: Launch) -> Job:
             return await _release(connection, launch, report, placed)
         except BaseException as error:
             _tell_failure(connection.journal, launch.plan, error)
-            placed.cgroup.close()
+            placed.close()
             report.close()
             await loop.shield(placing.destroy(connection, launch.plan))
             raise
@@ -97,7 +97,7 @@ async def _place(connection: Connection, launch: Launch, report: Report) -> Plac
 async def _release(connection: Connection, launch: Launch, report: Report, placed: Placed) -> Job:
     cgroup = placed.cgroup
     _read_back(launch.plan, cgroup)
-    connection.helper.placed(launch.key, cgroup.fd, placed.pidfd)
+    connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
     if launch.to_journal:
         # Or the journal might read the job's own first lines before.
         _tell_start(connection.journal, launch.plan)
@@ -115,10 +115,9 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
 
     return Job(
         launch=launch,
-        inits=placed.inits,
+        placed=placed,
         payload=payload,
         report=report,
-        cgroup=cgroup,
         manager=connection.manager,
         helper=connection.helper,
         journal=connection.journal,

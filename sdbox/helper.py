@@ -156,9 +156,15 @@ class Helper:
         finally:
             wire.close(list(others))
 
-    async def finish(self, key: str) -> str:
-        """Have the private directories of an ended box removed; return those that could not be."""
+    def finish(self, key: str) -> None:
+        """Have the private directories of a box removed as soon as its init has ended."""
         self._send("finish", key, ())
+
+    async def finished(self, key: str) -> str:
+        """Wait for what finish() has asked for; return the directories that could not be removed.
+
+        Raises ManagerUnavailable and TimedOut.
+        """
         fields, _ = await self.answer(key, seconds=_REMOVE_SECONDS)
         return os.fsdecode(fields[2])
 
@@ -279,6 +285,8 @@ def _be_helper(
 def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
     """Return the error for a step that init or helper could not do."""
     step, where, code = name.decode(errors="replace"), os.fsdecode(path), int(number)
+    if step == "NamedRoot":
+        return _root_refused(where, code)
     reason = os.strerror(code) if code else "failed"
     if step != "exec":
         place = f"{where!r}: " if where else ""
@@ -287,6 +295,13 @@ def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
         hint = "Check the name, and the PATH and RootDirectory of the box"
         return LaunchFailed(f"{where!r}: {reason}", hint=hint, exit_status=127)
     return LaunchFailed(f"{where!r}: {reason}", hint=_HINTS.get((step, code), ""), exit_status=126)
+
+
+def _root_refused(place: str, code: int) -> LaunchFailed:
+    from sdbox.roots import refusal
+
+    error = refusal(place, code)
+    return LaunchFailed(f"RootDirectory: {error.message}", hint=error.hint)
 
 
 _HINTS = {

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.cgroup import Cgroup
     from sdbox.helper import Helper
     from sdbox.journal import Journal
     from sdbox.kmsg import Victim
     from sdbox.launch import Launch
     from sdbox.manager import Manager
+    from sdbox.placing import Placed
     from sdbox.report import Report
     from sdbox.result import Result, Usage
     from sdbox.series import Series
@@ -46,10 +46,9 @@ class Job:
         self,
         *,
         launch: Launch,
-        inits: tuple[int, ...],
+        placed: Placed,
         payload: int,
         report: Report,
-        cgroup: Cgroup,
         manager: Manager,
         helper: Helper,
         journal: Journal,
@@ -59,10 +58,11 @@ class Job:
         self.unit = self.plan.unit
         self.started_at = time.time()
         self._started_monotonic = time.monotonic()
-        self._inits = inits
+        self._placed = placed
+        self._inits = placed.inits
         self._payload = payload
         self._report = report
-        self._cgroup = cgroup
+        self._cgroup = placed.cgroup
         self._manager = manager
         self._helper = helper
         self._journal = journal
@@ -73,7 +73,7 @@ class Job:
         self._killed = False
         self._ending_task: asyncio.Task[None] | None = None
         self._measured_peak: Callable[[], int | None] = lambda: None
-        self._meter = Meter(cgroup, lambda: self._measured_peak())
+        self._meter = Meter(placed.cgroup, lambda: self._measured_peak())
         self._besides: list[asyncio.Task[None]] = []
         self._start_record()
         self._task = loop.running().create_task(self._supervise(), name=f"sdbox {self.unit}")
@@ -233,13 +233,17 @@ class Job:
         if self._leftovers():
             await self._destroy()
         self._report.dismiss()
+        with contextlib.suppress(ManagerUnavailable):
+            self._helper.finish(self._launch.key)
         # While init ends.
         keep_result(self._cgroup.fd, result)
         await self._tell_end(result)
-        await self._remove_directories()
+        async with loop.within(_END_SECONDS, f"the end of init in {self.unit}"):
+            await loop.readable(self._placed.init)
         # systemd would see by itself that the cgroup is empty, but the kernel tells of that at most
         # every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), which is longer than many a job.
         await self._manager.stop(self.unit, timeout=_END_SECONDS)
+        await self._see_directories_removed()
         if self._ending_task is not None:
             await self._ending_task
 
@@ -252,9 +256,9 @@ class Job:
         for entry in events.ended(self.plan, result, limit_told=self._excess is not None):
             self._journal.send(entry)
 
-    async def _remove_directories(self) -> None:
+    async def _see_directories_removed(self) -> None:
         try:
-            left = await self._helper.finish(self._launch.key)
+            left = await self._helper.finished(self._launch.key)
         except ManagerUnavailable:
             # The helper has ended; then init removes them before it goes, and it has gone.
             return
@@ -297,7 +301,7 @@ class Job:
 
     def _close(self) -> None:
         self._report.close()
-        self._cgroup.close()
+        self._placed.close()
         if self._payload >= 0:
             os.close(self._payload)
             self._payload = -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from sdbox import loop
@@ -43,13 +44,19 @@ class Connection:
 class Placed:
     """An init in its unit. `inits` are the processes there that are sdbox's own, by their PID.
 
-    The first of them is init itself. `pidfd` stands for it where the helper does not know it,
-    since systemd has started it.
+    The first of them is init itself, for which `init` stands, a process descriptor. `unknown` is
+    another one where the helper does not know it, since systemd has started it.
     """
 
     inits: tuple[int, ...]
+    init: int
     cgroup: Cgroup
-    pidfd: int | None = None
+    unknown: int | None = None
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.init)
+        self.cgroup.close()
 
 
 async def start(connection: Connection, plan: Plan, request: Coroutine[Any, Any, None]) -> None:

@@ -30,7 +30,7 @@ async def place(connection: Connection, launch: Launch) -> Placed:
             await placing.start(connection, plan, request)
             cgroup = await placing.verified(connection, plan, init_pid)
             if cgroup is not None:
-                return Placed(inits=(init_pid,), cgroup=cgroup)
+                return Placed(inits=(init_pid,), init=os.dup(pidfd), cgroup=cgroup)
             await placing.destroy(connection, plan)
     finally:
         os.close(pidfd)

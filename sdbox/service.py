@@ -76,4 +76,4 @@ async def _born(connection: Connection, plan: Plan, report: Report) -> Placed:
         raise
     finally:
         wire.close(others)
-    return Placed(inits=inits, cgroup=cgroup, pidfd=pidfd)
+    return Placed(inits=inits, init=os.dup(pidfd), cgroup=cgroup, unknown=pidfd)

@@ -12,12 +12,13 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdbox import Box, Launcher
 from sdbox.bus import Bus, Match, variant
+from sdbox.errors import ManagerRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -62,12 +63,16 @@ def api_rate(count: int, in_flight: int, box: dict[str, Any]) -> float:
     return asyncio.run(measure())
 
 
-def plain_rate(count: int, in_flight: int, address: str) -> float:
-    """Return launches a second of a loop that has the least that a scope takes."""
+def plain_rate(count: int, in_flight: int, address: str, to_the_end: bool) -> float:
+    """Return launches a second of a loop that has the least that a scope takes.
+
+    `to_the_end`: until systemd has no such unit any more, as the API does it.
+    """
 
     async def measure() -> float:
         async with _plain_loop(address) as plain:
-            return await _rate(plain.launch, count, in_flight)
+            once = plain.launch_to_the_end if to_the_end else plain.launch
+            return await _rate(once, count, in_flight)
 
     return asyncio.run(measure())
 
@@ -131,38 +136,50 @@ class _PlainLoop:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._numbers = itertools.count()
-        self._placed: dict[str, asyncio.Future[str]] = {}
+        self._jobs: dict[str, asyncio.Future[str]] = {}
 
-    async def launch(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def launch_to_the_end(self) -> None:
+        unit = await self.launch()
+        # It may be gone already.
+        with suppress(ManagerRefused):
+            await self._job(unit, "StopUnit", "ss", unit, "replace")
+
+    async def launch(self) -> str:
         unit = f"sdbox-bench-{os.getpid()}-{next(self._numbers)}.scope"
-        placed = self._placed[unit] = loop.create_future()
         pid, go = _blocked_child()
         properties = [
             ("Slice", variant("s", "sdbox.slice")),
             ("CollectMode", variant("s", "inactive-or-failed")),
             ("PIDs", variant("au", [pid])),
         ]
+        await self._job(
+            unit, "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", properties, ()
+        )
+        os.write(go, b"!")
+        os.close(go)
+        await _ended(pid)
+        return unit
+
+    async def _job(self, unit: str, member: str, signature: str, *arguments: Any) -> None:
+        """Call what makes a job of systemd's, and wait for its end."""
+        ended = self._jobs[unit] = asyncio.get_running_loop().create_future()
         await self._bus.call(
             destination="org.freedesktop.systemd1",
             path="/org/freedesktop/systemd1",
             interface="org.freedesktop.systemd1.Manager",
-            member="StartTransientUnit",
-            signature="ssa(sv)a(sa(sv))",
-            body=(unit, "fail", properties, ()),
+            member=member,
+            signature=signature,
+            body=arguments,
             timeout=_CALL_SECONDS,
         )
-        if (result := await placed) != "done":
-            raise SystemExit(f"{unit}: {result}")
-        os.write(go, b"!")
-        os.close(go)
-        await _ended(pid)
+        if (result := await ended) != "done":
+            raise SystemExit(f"{unit}: {member}: {result}")
 
     def job_removed(self, body: list[Any]) -> None:
         _, _, unit, result = body
         # Units that are not ours end, too.
-        if placed := self._placed.pop(unit, None):
-            placed.set_result(result)
+        if ended := self._jobs.pop(unit, None):
+            ended.set_result(result)
 
 
 @asynccontextmanager
