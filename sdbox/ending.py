@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from typing import TYPE_CHECKING
 
 from sdbox import loop
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.cgroup import Cgroup
+    from sdbox.memo import Process
 
 # How long a supervisor may take from the end of the unit to its account, where it lives on
 # without giving one: a program whose own fault ended the job.
@@ -28,41 +30,30 @@ _ACCOUNT_SECONDS = 10.0
 
 async def report_of(cgroup: Cgroup) -> dict[str, Any] | None:
     """Wait until a job's cgroup is gone; return its report, None where nobody has left one."""
-    with Inotify() as inotify, _supervisor(cgroup) as supervisor:
+    process = _supervisor(cgroup)
+    with Inotify() as inotify, _end_of(process) as ended:
         inotify.add(f"/proc/self/fd/{cgroup.fd}", IN_ATTRIB | IN_ONLYDIR)
         with contextlib.suppress(FileNotFoundError):
             inotify.add(os.path.dirname(cgroup.name), IN_DELETE | IN_ONLYDIR)
         while not _gone(cgroup):
             await loop.readable(inotify.fd)
             inotify.drain()
-        with contextlib.suppress(TimedOut):
-            async with loop.within(_ACCOUNT_SECONDS, "the account of a job"):
-                await _account(cgroup, inotify, supervisor)
+        if process is not None:
+            with contextlib.suppress(TimedOut):
+                async with loop.within(_ACCOUNT_SECONDS, "the account of a job"):
+                    await _account(cgroup, inotify, ended)
         return result_of(cgroup.fd)
 
 
-async def _account(cgroup: Cgroup, inotify: Inotify, supervisor: int | None) -> None:
+async def _account(cgroup: Cgroup, inotify: Inotify, ended: select.epoll) -> None:
     """Wait for the report, or until there is nobody who could give one."""
-    if supervisor is None:
-        return
-    ended = loop.running().create_task(loop.readable(supervisor))
-    try:
-        while result_of(cgroup.fd) is None and not ended.done():
-            await _either(inotify.fd, ended)
+    with select.epoll() as either:
+        either.register(inotify.fd, select.EPOLLIN)
+        either.register(ended.fileno(), select.EPOLLIN)
+        # In this order, as it may give it and end.
+        while not ended.poll(0) and result_of(cgroup.fd) is None:
+            await loop.readable(either.fileno())
             inotify.drain()
-    finally:
-        ended.cancel()
-
-
-async def _either(fd: int, other: Any) -> None:
-    """Wait until a descriptor can be read, or a task is done."""
-    ready = loop.running().create_future()
-    loop.running().add_reader(fd, loop.settle, ready)
-    other.add_done_callback(lambda _: loop.settle(ready))
-    try:
-        await ready
-    finally:
-        loop.running().remove_reader(fd)
 
 
 def _gone(cgroup: Cgroup) -> bool:
@@ -72,17 +63,24 @@ def _gone(cgroup: Cgroup) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _supervisor(cgroup: Cgroup) -> Iterator[int | None]:
-    """A descriptor of the process that supervises a job, None where there is none to be seen."""
+def _supervisor(cgroup: Cgroup) -> Process | None:
+    """Return the process that supervises a job, unless it is known to have ended."""
     memo = recall(cgroup.fd)
     process = None if memo is None else memo.supervisor
-    pidfd = None
-    if process is not None and process.alive():
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(process.pid)
-    try:
-        yield pidfd
-    finally:
-        if pidfd is not None:
-            os.close(pidfd)
+    return None if process is None or process.alive() is False else process
+
+
+@contextlib.contextmanager
+def _end_of(process: Process | None) -> Iterator[select.epoll]:
+    """What can be read when a process has ended; never, where it can't be seen from here."""
+    with select.epoll() as ended:
+        pidfd = -1
+        if process is not None and process.alive():
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(process.pid)
+                ended.register(pidfd, select.EPOLLIN)
+        try:
+            yield ended
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)

@@ -49,7 +49,9 @@ def completed(path: Path, line: str) -> list[str]:
 def _words(line: str) -> str:
     """COMP_WORDS as bash has them: = and : are words of their own (COMP_WORDBREAKS)."""
     spaced = line.replace("=", " = ").replace(":", " : ")
-    words = spaced.split() + ([""] if spaced.endswith(" ") and not line.endswith(("=", ":")) else [])
+    words = spaced.split() + (
+        [""] if spaced.endswith(" ") and not line.endswith(("=", ":")) else []
+    )
     return shlex.join(words)
 
 
@@ -107,9 +109,9 @@ def test_at_a_terminal(sdbox: Sdbox, path: Path) -> None:
     terminal = Terminal(["bash", "--norc", "-i"], {"PATH": f"{path}:/usr/bin:/bin"})
     terminal.type(f"bind 'set bell-style none'; source {SCRIPT}; echo re\"\"ady\n")
     terminal.expect("ready")
-    terminal.type(f"sdbox freeze {job.id}\t && echo do\"\"ne\n")
+    terminal.type(f'sdbox freeze {job.id}\t && echo do""ne\n')
     terminal.expect("done")
-    terminal.type(f"sdbox tha\t{job.id[:-1]}\t && echo tha\"\"wed\n")
+    terminal.type(f'sdbox tha\t{job.id[:-1]}\t && echo tha""wed\n')
     terminal.expect("thawed")
     terminal.type("exit\n")
     terminal.process.wait(30)

@@ -10,6 +10,7 @@ import pytest
 
 from sdbox import memo
 from sdbox.memo import ATTRIBUTE, RESULT_ATTRIBUTE, Memo, recall, result_of
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Running, Sdbox
@@ -27,11 +28,19 @@ GOOD: dict[str, Any] = {
 }
 
 
+def started(sdbox: Sdbox, *words: str) -> tuple[Running, Memo]:
+    """A job, once it is written down: that is done while it starts."""
+    job = sdbox.start(*words)
+    job.line()
+    wait_until(lambda: recall(str(sdbox.cgroup(job.id))) is not None)
+    found = recall(str(sdbox.cgroup(job.id)))
+    assert found is not None
+    return job, found
+
+
 @pytest.fixture
 def job(sdbox: Sdbox) -> Running:
-    job = sdbox.start_sh(WAITS)
-    job.line()
-    return job
+    return started(sdbox, "--", "sh", "-c", WAITS)[0]
 
 
 def test_it_is_on_the_cgroup(sdbox: Sdbox, job: Running) -> None:
@@ -47,10 +56,8 @@ def test_it_is_on_the_cgroup(sdbox: Sdbox, job: Running) -> None:
 
 
 def test_long_ones_are_cut(sdbox: Sdbox) -> None:
-    job = sdbox.start("--env", "A=" + "x" * 90_000, "--", "sh", "-c", WAITS, "y" * 100_000)
-    job.line()
-    found = recall(str(sdbox.cgroup(job.id)))
-    assert found is not None
+    variable = "A=" + "x" * 90_000
+    job, found = started(sdbox, "--env", variable, "--", "sh", "-c", WAITS, "y" * 100_000)
     assert found.command[:3] == ("sh", "-c", WAITS)
     assert found.command[3].endswith("y…")
     assert len("".join(found.command)) < 5000
@@ -61,15 +68,29 @@ def test_long_ones_are_cut(sdbox: Sdbox) -> None:
 
 def test_a_box_that_is_too_long_is_not_kept(sdbox: Sdbox) -> None:
     variables = [f"--env=VARIABLE_{n:040}=1" for n in range(500)]
-    job = sdbox.start(*variables, "--", "sh", "-c", WAITS)
-    job.line()
-    found = recall(str(sdbox.cgroup(job.id)))
-    assert found is not None
+    job, found = started(sdbox, *variables, "--", "sh", "-c", WAITS)
     assert found.box is None
     assert job.id in sdbox.call("show", job.id).out
     job.end()
 
 
+CHANGES: list[dict[str, Any]] = [
+    {"job": 1},
+    {"command": "true"},
+    {"command": [1]},
+    {"box": []},
+    {"box": {"MemoryMax": 1}},
+    {"owner": -1},
+    {"owner": True},
+    {"owner": 2**40},
+    {"started_at": 1e300},
+    {"started_at": float("nan")},
+    {"started_at": -1},
+    {"started_at": "now"},
+    {"supervisor": {}},
+    {"supervisor": {"pid": "1", "start_time": 1, "pid_namespace": 1}},
+    {"supervisor": {"pid": 2**40, "start_time": 1, "pid_namespace": 1}},
+]
 UNTRUSTED = [
     b"",
     b"\0\xff\xfe",
@@ -78,26 +99,7 @@ UNTRUSTED = [
     b"[1]",
     b'"text"',
     b"1" * 10_000,
-    *(
-        json.dumps(GOOD | change).encode()
-        for change in (
-            {"job": 1},
-            {"command": "true"},
-            {"command": [1]},
-            {"box": []},
-            {"box": {"MemoryMax": 1}},
-            {"owner": -1},
-            {"owner": True},
-            {"owner": 2**40},
-            {"started_at": 1e300},
-            {"started_at": float("nan")},
-            {"started_at": -1},
-            {"started_at": "now"},
-            {"supervisor": {}},
-            {"supervisor": {"pid": "1", "start_time": 1, "pid_namespace": 1}},
-            {"supervisor": {"pid": 2**40, "start_time": 1, "pid_namespace": 1}},
-        )
-    ),
+    *(json.dumps(GOOD | change).encode() for change in CHANGES),
     json.dumps({name: value for name, value in GOOD.items() if name != "owner"}).encode(),
 ]
 
@@ -156,11 +158,12 @@ def test_a_report_that_is_none(sdbox: Sdbox, job: Running, change: dict[str, Any
 def test_another_user_s_job_can_not_write_it(sdbox: Sdbox) -> None:
     write = "import os, sys; os.setxattr(sys.argv[1], 'user.sdbox', b'x')"
     script = 'echo up; read path; exec /usr/bin/python3 -c "$0" "$path"'
-    job = sdbox.start("--user=nobody", "--", "sh", "-c", script, write)
-    job.line()
-    before = recall(str(sdbox.cgroup(job.id)))
-    job.send(f"{sdbox.cgroup(job.id)}\n".encode())
+    job, before = started(sdbox, "--user=nobody", "--", "sh", "-c", script, write)
+    place = str(sdbox.cgroup(job.id))
+    fd = os.open(place, os.O_RDONLY)
+    job.send(f"{place}\n".encode())
     done = job.end()
     assert done.status == 1
     assert b"Permission denied" in done.stderr
-    assert before is not None
+    assert recall(fd) == before
+    os.close(fd)
