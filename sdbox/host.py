@@ -161,9 +161,7 @@ def _system() -> Endpoint:
             "Only root may start units in the system manager",
             hint="Run sdbox as root",
         )
-    return Endpoint(
-        kind="system", bus_socket=SYSTEM_BUS, cgroup_root=CGROUP_ROOT, journal=JOURNAL
-    )
+    return Endpoint(kind="system", bus_socket=SYSTEM_BUS, cgroup_root=CGROUP_ROOT, journal=JOURNAL)
 
 
 def _cgroups_are_delegated() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,12 +48,10 @@ def test_systemd_is_its_parent(sdbox: Sdbox) -> None:
     job = sdbox.start_sh("echo up; read line", "--pid-namespace")
     job.line()
     first, *others = sdbox.members(job.id)
-    manager = os.stat(f"/proc/{first}/ns/pid").st_ino
-    assert os.stat(f"/proc/{others[-1]}/ns/pid").st_ino != manager
-    with open(f"/proc/{first}/status") as lines:
-        (parent,) = (int(line.split()[1]) for line in lines if line.startswith("PPid:"))
-    with open(f"/proc/{parent}/comm") as file:
-        assert file.read() == "systemd\n"
+    status = Path(f"/proc/{first}/status").read_text().split()
+    parent = Path("/proc", status[status.index("PPid:") + 1])
+    assert (parent / "comm").read_text() == "systemd\n"
+    assert (parent / "ns/pid").stat().st_ino != Path(f"/proc/{others[-1]}/ns/pid").stat().st_ino
     job.end()
 
 
