@@ -83,20 +83,28 @@ class Journal:
 
     async def received(self) -> bool:
         """Wait until the journal has received all that was sent; return whether it has in time."""
-        if self._socket is None:
-            return True
-        return await all_received([self._socket], _FLUSH_SECONDS)
+        if not await self._all_sent():
+            return False
+        return self._socket is None or await all_received([self._socket], _FLUSH_SECONDS)
 
     async def close(self) -> None:
         """Let go of the journal. What waits for it gets a moment more."""
-        if self._waiting:
-            self._emptied = loop.running().create_future()
-            try:
-                async with loop.within(_FLUSH_SECONDS, "The journal's entries"):
-                    await self._emptied
-            except TimedOut:
-                self._waiting.clear()
+        if not await self._all_sent():
+            self._waiting.clear()
         self._forget()
+
+    async def _all_sent(self) -> bool:
+        if not self._waiting:
+            return True
+        if self._emptied is None or self._emptied.done():
+            self._emptied = loop.running().create_future()
+        try:
+            async with loop.within(_FLUSH_SECONDS, "The journal"):
+                # Others may be waiting for it as well.
+                await loop.shield(self._emptied)
+        except TimedOut:
+            return False
+        return True
 
     def _try(self, data: bytes) -> bool:
         """Send an entry; return False where it has to wait. Without a journal, it is dropped."""
@@ -199,6 +207,9 @@ async def all_received(sockets: Sequence[socket.socket], seconds: float) -> bool
 def _is_unreceived(sock: socket.socket) -> bool:
     import fcntl
 
+    if sock.fileno() < 0:
+        # The journal has gone.
+        return False
     answer = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0")
     # The kernel tells us when all but 1 of a message's size are given back (sock_wfree()).
     return int.from_bytes(answer, "little") > 1
