@@ -59,7 +59,7 @@ FILES = {
     "etc/machine-id": "5db0c0de5db0c0de5db0c0de5db0c0de\n",
 }
 PROGRAMS = {
-    "etc/systemd/system/sdbox-test.service": "sdbox-test.service",
+    "etc/systemd/system/test-of-sdbox.service": "sdbox-test.service",
     "usr/local/lib/sdbox-test/start": "start",
     "usr/local/lib/sdbox-test/probe": "probe",
 }

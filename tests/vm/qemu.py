@@ -60,7 +60,7 @@ class Machine:
     def boot(self, order: Path, results: Path, terminal: Terminal, seconds: float) -> None:
         """Boot, have the order carried out, and wait until the machine is off."""
         disks = (*_drive(order, "readonly=on"), *_drive(results, "cache=unsafe"))
-        self._run(terminal, seconds, "systemd.unit=sdbox-test.service", *disks)
+        self._run(terminal, seconds, "systemd.unit=test-of-sdbox.service", *disks)
 
     def probe(self) -> bool:
         """Tell whether such a machine gets as far as the root's first program."""
