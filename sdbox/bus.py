@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sdbox import dial, loop
-from sdbox.errors import ManagerRefused, ManagerUnavailable
+from sdbox.errors import ConnectionLost, ManagerRefused, ManagerUnavailable
 from sdbox.record import record
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ else:
     from sdbox._dbus_next.signature import Variant
 
 # dbus-daemon answers LimitsExceeded to a connection's 129th pending call (its limit
-# max_replies_per_connection).
+# max_replies_per_connection), and to a user's 257th connection.
 MAX_CALLS = 100
+LIMITS_EXCEEDED = "org.freedesktop.DBus.Error.LimitsExceeded"
 
 # The D-Bus specification's maximum. A longer one comes from a broken or hostile peer.
 MAX_MESSAGE_BYTES = 128 * 2**20
@@ -115,6 +116,7 @@ class Bus:
         self._pending: dict[int, asyncio.Future[list[Any]]] = {}
         self._callbacks: dict[tuple[str, str, str], list[Callback]] = {}
         self.closed: asyncio.Future[str] = self._loop.create_future()
+        self._end_type: type[ManagerUnavailable] = ConnectionLost
         self._wire = _Wire(sock, self._dispatch, self._ended)
 
     @classmethod
@@ -196,11 +198,11 @@ class Bus:
     async def close(self) -> None:
         """Close the connection. Calls that still wait for their reply get ManagerUnavailable."""
         self._wire.close()
-        self._ended("the connection to the bus is closed")
+        self._ended("the connection to the bus is closed", ManagerUnavailable)
 
     def unavailable(self) -> ManagerUnavailable:
-        """What to raise once it is `closed`."""
-        return ManagerUnavailable(
+        """What to raise once it is `closed`: ConnectionLost, unless by close()."""
+        return self._end_type(
             self.closed.result(), hint="See whether the bus and systemd still run"
         )
 
@@ -272,9 +274,10 @@ class Bus:
             # replies are to be seen in the order in which they came.
             self._loop.call_soon(callback, message.body)
 
-    def _ended(self, reason: str) -> None:
+    def _ended(self, reason: str, kind: type[ManagerUnavailable] = ConnectionLost) -> None:
         if self.closed.done():
             return
+        self._end_type = kind
         self.closed.set_result(reason)
         for reply in self._pending.values():
             self._slots.release()

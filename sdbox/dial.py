@@ -9,7 +9,7 @@ import os
 import socket
 
 from sdbox import loop
-from sdbox.errors import ManagerUnavailable
+from sdbox.errors import ConnectionLost, ManagerUnavailable
 
 # Without an identity in it the daemon takes the one that the kernel names: our own uid as we see
 # it would be wrong in a user namespace. All lines at once, since no answer changes what we say.
@@ -76,7 +76,7 @@ async def _try(sock: socket.socket, name: bytes) -> None:
 
 async def authenticate(sock: socket.socket) -> None:
     """Have the daemon accept us on a non-blocking socket, and file descriptors on it."""
-    answer = b""
+    answer, hung_up = b"", False
     try:
         # A socket that has carried nothing yet takes that at once.
         sock.send(_SASL)
@@ -84,11 +84,14 @@ async def authenticate(sock: socket.socket) -> None:
             await loop.readable(sock.fileno())
             data = sock.recv(_SASL_MAX_BYTES)
             if not data:
+                hung_up = True
                 break
             answer += data
     except OSError as error:
-        raise ManagerUnavailable(f"authenticating on the bus: {error.strerror}") from error
+        raise ConnectionLost(f"authenticating on the bus: {error.strerror}") from error
     said = [line.partition(b" ")[0] for line in answer.split(b"\r\n")[:-1]]
+    if hung_up and said == _SASL_ACCEPTED[: len(said)]:
+        raise ConnectionLost("the bus hung up on us", hint="See whether it still runs")
     if said != _SASL_ACCEPTED:
         raise ManagerUnavailable(
             f"the bus did not accept us: it answered {answer.decode(errors='replace')!r}",

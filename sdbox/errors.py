@@ -33,8 +33,20 @@ class Unenforceable(SdboxError):
     """Something was asked for that this host can't keep."""
 
 
+class CPUsTaken(SdboxError):
+    """Other jobs have the CPUs that were asked for. There may be some later."""
+
+
 class ManagerUnavailable(SdboxError):
     """No systemd manager can be reached, or it went away."""
+
+
+class ConnectionLost(ManagerUnavailable):
+    """The connection to the manager broke: what was asked for may have been done, or may not."""
+
+
+class ManagerGone(ManagerUnavailable):
+    """The manager, or the way to it, has ended for good."""
 
 
 class ManagerRefused(SdboxError):

@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import events, loop, verdict
-from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError
+from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError, TimedOut
 from sdbox.memo import keep_result
+from sdbox.record import replaced
 from sdbox.usage import Meter
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from sdbox.verbs import Figures, Target
     from sdbox.watch import Excess
 
-# How long a killed tree may take to be gone: a process in uninterruptible sleep holds it up.
-_END_SECONDS = 30.0
+# How long systemd may take to end a unit: it may be busy, be gone for a moment with its bus, or
+# wait for a process in uninterruptible sleep. Without it, only the last is waited for.
+_END_SECONDS = 90.0
+_KILL_SECONDS = 30.0
 
 
 class Job:
@@ -166,6 +169,8 @@ class Job:
             for task in self._besides:
                 task.cancel()
             usage = self._meter.read()
+            limit = self._meter.memory_limit(self.plan.memory_limit_bytes)
+            self.plan = replaced(self.plan, memory_limit_bytes=limit)
             ending = await self._ending(status, usage)
             result = verdict.result(self.plan, ending, usage)
             await self._end_unit(result)
@@ -221,12 +226,20 @@ class Job:
 
     async def _stop(self) -> None:
         """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
-        await self._manager.stop(self.unit, timeout=self.plan.stop_seconds + _END_SECONDS)
+        try:
+            await self._manager.stop(self.unit, timeout=self.plan.stop_seconds + _END_SECONDS)
+        except ManagerUnavailable:
+            await self._destroy()
 
     async def _destroy(self) -> None:
         # The figures go with the unit.
         self._meter.read()
-        await self._manager.destroy(self.unit, timeout=_END_SECONDS)
+        try:
+            await self._manager.destroy(self.unit, timeout=_END_SECONDS)
+        except (ManagerUnavailable, TimedOut):
+            # Then without systemd, which forgets the unit when it comes round.
+            self._cgroup.kill()
+            await self._cgroup.wait_empty_async(_KILL_SECONDS)
 
     async def _end_unit(self, result: Result) -> None:
         """Leave nothing of the job: processes, unit, private directories."""
@@ -242,7 +255,9 @@ class Job:
             await loop.readable(self._placed.init)
         # systemd would see by itself that the cgroup is empty, but the kernel tells of that at most
         # every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), which is longer than many a job.
-        await self._manager.stop(self.unit, timeout=_END_SECONDS)
+        # Without systemd there is a result all the same, and nothing left but its unit.
+        with contextlib.suppress(ManagerUnavailable, TimedOut):
+            await self._manager.stop(self.unit, timeout=_END_SECONDS)
         await self._see_directories_removed()
         if self._ending_task is not None:
             await self._ending_task
@@ -293,7 +308,7 @@ class Job:
         limit = self.plan.runtime_max_seconds
         if limit is None:
             return False
-        with contextlib.suppress(ManagerRefused):
+        with contextlib.suppress(ManagerRefused, ManagerUnavailable, TimedOut):
             if await self._manager.unit_result(self.unit) == "timeout":
                 return True
         # A payload that did not end when asked was killed, and the unit is gone with it.

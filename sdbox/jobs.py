@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
 from sdbox import groups, host, verbs
+from sdbox.bus import Bus
 from sdbox.groups import Group, job_of
 from sdbox.journal import Journal
 from sdbox.manager import Manager
@@ -103,8 +104,11 @@ class Reached:
 
 
 async def _reach(endpoint: Endpoint) -> Reached:
-    address = f"unix:path={endpoint.bus_socket}"
-    manager = await Manager.connect(address, timeout=_CALL_SECONDS)
+    async def dial() -> Bus:
+        endpoint.check()
+        return await Bus.connect(f"unix:path={endpoint.bus_socket}", timeout=_CALL_SECONDS)
+
+    manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS)
     # The journal of another PID namespace knows no process of this one: systemd speaks for it.
     sender = None if endpoint.pid_namespace is None else pid_of(endpoint.pid_namespace)
     return Reached(endpoint=endpoint, manager=manager, journal=Journal(endpoint.journal, sender))

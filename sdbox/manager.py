@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 from typing import TYPE_CHECKING, Any
 
 from sdbox import loop
 from sdbox.bus import Bus, variant
-from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
+from sdbox.errors import ConnectionLost, LaunchFailed, ManagerRefused, TimedOut
 from sdbox.record import record
 from sdbox.systemd import (
-    INTERFACE,
     JOB_FAILED,
+    NO_SUCH_PROCESS,
     NO_SUCH_UNIT,
+    NO_UNIT_FOR_PID,
+    NOT_REFERENCED,
     NOT_SUPPORTED,
     PATH,
     SYSTEMD,
     UNIT_BUSY,
+    UNIT_EXISTS,
     UNIT_INACTIVE,
     Systemd,
 )
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from sdbox.line import Dial
     from sdbox.properties import UnitProperty
 
 # Versions of systemd, from its sources at the tags.
-MINIMUM_VERSION = 249
 _PIDFDS_SINCE = 255
 # Newer ones refuse to stop what is frozen.
 _STOP_THAWS_UP_TO = 255
@@ -40,9 +41,15 @@ _STOP_THAWS_UP_TO = 255
 # How long killing waits for a freeze: a task in uninterruptible sleep never freezes, and SIGKILL
 # takes the others anyway.
 _FREEZE_SECONDS = 2.0
+_KILL_AGAIN_SECONDS = 5.0
 
 # systemd tells only who asked for a freeze, or a thaw, when it is done.
 _FREEZER_RETRY_SECONDS = 0.05
+# Of a job whose answer was lost there is nothing to wait for.
+_JOB_RETRY_SECONDS = 0.05
+# A job's result that systemd does not know: the connection was lost with it.
+_LOST = "lost"
+_STOP_AGAIN = ("frozen", _LOST)
 
 _JOB_HINTS = {
     "canceled": "Another request for the unit, such as systemctl stop, replaced it",
@@ -82,10 +89,11 @@ class UnitStatus:
 
 
 class Manager:
-    """One systemd manager. Made by connect() or connect_socket(); `version` is such as 257.
+    """One systemd manager. Made by connect() or connect_by(); `version` is such as 257.
 
     Every verb raises ManagerRefused, ManagerUnavailable or TimedOut. `timeout`, in seconds, holds
     for one verb; without one it is that of the connection. The unit of a verb is a full name.
+    A connection that is lost is made anew, and what was under way goes on.
     """
 
     def __init__(self, systemd: Systemd) -> None:
@@ -96,11 +104,6 @@ class Manager:
         """systemd's major version."""
         return self._systemd.version
 
-    @property
-    def bus(self) -> Bus:
-        """The connection."""
-        return self._systemd.bus
-
     @classmethod
     async def connect(cls, address: str, *, timeout: float, only: str | None = None) -> Manager:
         """Connect through the bus at `address`.
@@ -108,30 +111,20 @@ class Manager:
         With `only`, the name of a unit, no signals about other units are received: a supervisor
         of one job is not to be woken for every job of the machine.
         """
-        bus = await Bus.connect(address, timeout=timeout)
-        return await cls._on(bus, timeout, only)
+        return await cls.connect_by(
+            lambda: Bus.connect(address, timeout=timeout), timeout=timeout, only=only
+        )
 
     @classmethod
-    async def connect_socket(
-        cls, sock: socket.socket, *, timeout: float, only: str | None = None
-    ) -> Manager:
-        """As connect(), over a connected socket, which is taken over."""
-        bus = await Bus.connect_socket(sock, timeout=timeout)
-        return await cls._on(bus, timeout, only)
-
-    @classmethod
-    async def _on(cls, bus: Bus, timeout: float, only: str | None) -> Manager:
-        systemd = Systemd(bus, timeout=timeout, only=only)
-        try:
-            await _learn(systemd)
-        except BaseException:
-            await bus.close()
-            raise
+    async def connect_by(cls, dial: Dial, *, timeout: float, only: str | None = None) -> Manager:
+        """As connect(), by connections that `dial` makes: another when one is lost."""
+        systemd = Systemd(dial, timeout=timeout, only=only)
+        await systemd.open()
         return cls(systemd)
 
     async def close(self) -> None:
         """Close the connection. Units live on."""
-        await self.bus.close()
+        await self._systemd.close()
 
     async def start_scope(
         self,
@@ -151,7 +144,9 @@ class Manager:
         """
         processes, fds = self._processes(pids, pidfds)
         async with self._within(timeout, f"starting {unit}"):
-            result = await self._start(unit, properties, [processes], fds)
+            result = await self._start(
+                unit, properties, [processes], fds, lambda: self._has(unit, pids[0])
+            )
         if result != "done":
             raise LaunchFailed(f"{unit}: systemd's job ended as {result}", hint=_hint(result, unit))
 
@@ -166,21 +161,27 @@ class Manager:
     ) -> None:
         """Start a transient service that runs a command; return when its job is done.
 
+        The command gets one more word, by which the service is known from any other of its name.
         LaunchFailed when systemd could not start it. After TimedOut or a cancellation the service
         may still come to be.
         """
+        words = [*command, os.urandom(8).hex()]
         own = [
-            ("ExecStart", variant("a(sasb)", [(command[0], list(command), False)])),
+            ("ExecStart", variant("a(sasb)", [(command[0], words, False)])),
             ("StandardInputFileDescriptor", variant("h", 0)),
             # Or it would be unloaded before it could be asked why it failed.
             ("AddRef", variant("b", True)),
         ]
         async with self._within(timeout, f"starting {unit}"):
-            result = await self._start(unit, properties, own, [stdin])
+            result = await self._start(
+                unit, properties, own, [stdin], lambda: self._executes(unit, words)
+            )
             status = 0
             if result != "done":
                 status = await self.unit_property(unit, "Service", "ExecMainStatus")
-            await self._call("UnrefUnit", "s", unit)
+            # The reference went with the connection, if that was lost.
+            with _unless(NO_SUCH_UNIT, NOT_REFERENCED):
+                await self._call("UnrefUnit", "s", unit)
         if result != "done":
             failed = f"systemd's job ended as {result}"
             if status in _STEPS:
@@ -195,7 +196,7 @@ class Manager:
         async with self._within(timeout, f"stopping {unit}"):
             with _unless(NO_SUCH_UNIT):
                 # Somebody may be freezing it, with destroy() for one.
-                while (result := await self._stopped(unit)) == "frozen":
+                while (result := await self._stopped(unit)) in _STOP_AGAIN:
                     await loop.sleep(_FREEZER_RETRY_SECONDS)
                 if result != "done":
                     text = f"{unit}: systemd's job to stop it ended as {result}"
@@ -210,11 +211,9 @@ class Manager:
         when it was to get it (tried). Nothing happens where there is no such unit.
         """
         async with self._within(timeout, f"killing {unit}"):
-            with contextlib.suppress(ManagerRefused, TimedOut):
-                await self.freeze(unit, timeout=_FREEZE_SECONDS)
-            with _unless(NO_SUCH_UNIT):
-                await self.kill(unit, signal.SIGKILL)
-            await self.wait_removed(unit, timeout=timeout)
+            while not await self._killed(unit):
+                # It was not frozen in time, and what forked got away; it does not twice.
+                pass
 
     async def freeze(self, unit: str, *, timeout: float | None = None) -> None:
         """Freeze a unit; return when the kernel says that all of it is frozen.
@@ -234,11 +233,9 @@ class Manager:
     async def wait_removed(self, unit: str, *, timeout: float | None = None) -> None:
         """Return when systemd has unloaded a unit, or has none of that name."""
         async with self._within(timeout, f"waiting for the end of {unit}"):
-            await self._systemd.subscribe()
-            with self._systemd.removals.open(unit) as mailbox:
-                # A systemd that executes itself anew says of all its units that they are removed.
-                while await self.exists(unit):
-                    await mailbox.get()
+            while not await self._seen_removed(unit):
+                # The connection was lost, and maybe the signal with it.
+                pass
 
     async def exists(self, unit: str, *, timeout: float | None = None) -> bool:
         """Whether systemd has a unit of that name loaded."""
@@ -293,20 +290,78 @@ class Manager:
                 await self._call("ThawUnit", "s", unit)
         return await self._job("StopUnit", "ss", unit, "replace")
 
+    async def _killed(self, unit: str) -> bool:
+        """Kill what a unit has, and wait for its removal; return whether that came soon."""
+        with contextlib.suppress(ManagerRefused, TimedOut):
+            await self.freeze(unit, timeout=_FREEZE_SECONDS)
+        with _unless(NO_SUCH_UNIT):
+            await self.kill(unit, signal.SIGKILL)
+        try:
+            await self.wait_removed(unit, timeout=_KILL_AGAIN_SECONDS)
+        except TimedOut:
+            return False
+        return True
+
+    async def _seen_removed(self, unit: str) -> bool:
+        """Wait for a unit's removal; False where the connection was lost meanwhile."""
+        try:
+            await self._systemd.subscribe()
+            with self._systemd.removals.open(unit) as mailbox:
+                # A systemd that executes itself anew says of all its units that they are removed.
+                while await self.exists(unit):
+                    await mailbox.get()
+        except ConnectionLost:
+            return False
+        return True
+
     async def _start(
         self,
         unit: str,
         properties: Sequence[UnitProperty],
         others: Sequence[tuple[str, Any]],
         fds: Sequence[int],
+        is_ours: Callable[[], Awaitable[bool]],
     ) -> str:
         """The result of systemd's job to start a transient unit."""
         array = [(p.name, variant(p.signature, p.value)) for p in properties]
         # A unit that failed would stay loaded, and block its name.
         array += [("CollectMode", variant("s", "inactive-or-failed")), *others]
-        return await self._job(
-            "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", array, (), fds=fds
-        )
+        lost = False
+        while True:
+            try:
+                result = await self._job(
+                    "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", array, (), fds=fds
+                )
+            except ManagerRefused as error:
+                # Whether the unit is what was asked for before: then the answer was lost, not
+                # the request.
+                if not lost or error.name != UNIT_EXISTS:
+                    raise
+                result = await self._outcome(unit)
+                if not await is_ours():
+                    raise
+            if result != _LOST:
+                return result
+            lost = True
+
+    async def _outcome(self, unit: str) -> str:
+        """What a unit shows of the result of its start, when that is over."""
+        while (await self.unit_property(unit, "Unit", "Job"))[0]:
+            await loop.sleep(_JOB_RETRY_SECONDS)
+        state = await self.unit_property(unit, "Unit", "ActiveState")
+        return "done" if state == "active" else "failed"
+
+    async def _has(self, unit: str, pid: int) -> bool:
+        """Whether a process, by its PID as the manager has it, is in a unit."""
+        with _unless(NO_UNIT_FOR_PID, NO_SUCH_PROCESS):
+            (path,) = await self._systemd.call("GetUnitByPID", "u", (pid,), unit=unit)
+            return bool(path == unit_path(unit))
+        return False
+
+    async def _executes(self, unit: str, command: Sequence[str]) -> bool:
+        """Whether this is a service's command."""
+        commands = await self.unit_property(unit, "Service", "ExecStart")
+        return [list(each[1]) for each in commands] == [list(command)]
 
     def _processes(
         self, pids: Sequence[int], pidfds: Sequence[int]
@@ -319,14 +374,22 @@ class Manager:
     async def _job(
         self, member: str, signature: str, unit: str, *arguments: Any, fds: Sequence[int] = ()
     ) -> str:
-        """Call what makes a job for `unit`, wait for the job's end, and return its result."""
+        """Call what makes a job for `unit`, wait for the job's end, and return its result.
+
+        That is _LOST where the connection was lost, and with it what came of the call.
+        """
         # Opened before: the job may have ended before its path is known.
         with self._systemd.jobs.open(unit) as mailbox:
-            (job,) = await self._call(member, signature, unit, *arguments, fds=fds)
-            while True:
-                path, result = await mailbox.get()
-                if path == job:
-                    return str(result)
+            try:
+                (job,) = await self._systemd.call(
+                    member, signature, (unit, *arguments), unit=unit, fds=fds, once=True
+                )
+                while True:
+                    path, result = await mailbox.get()
+                    if path == job:
+                        return str(result)
+            except ConnectionLost:
+                return _LOST
 
     async def _call(
         self,
@@ -334,26 +397,15 @@ class Manager:
         signature: str,
         unit: str,
         *arguments: Any,
-        fds: Sequence[int] = (),
         timeout: float | None = None,
     ) -> list[Any]:
         """Call a method that has a unit's name as its first argument."""
         return await self._systemd.call(
-            member, signature, (unit, *arguments), unit=unit, fds=fds, timeout=timeout
+            member, signature, (unit, *arguments), unit=unit, timeout=timeout
         )
 
     def _within(self, timeout: float | None, what: str) -> AbstractAsyncContextManager[None]:
         return loop.within(timeout or self._systemd.timeout, what)
-
-
-async def _learn(systemd: Systemd) -> None:
-    """Have signals about jobs sent, and learn the version; both at once."""
-    _, version = await loop.gather(systemd.follow_jobs(), systemd.get(PATH, INTERFACE, "Version"))
-    systemd.version = version_number(version)
-    if systemd.version < MINIMUM_VERSION:
-        raise ManagerUnavailable(
-            f"systemd {version} is too old", hint=f"{MINIMUM_VERSION} or newer is needed"
-        )
 
 
 def unit_path(unit: str) -> str:
@@ -383,9 +435,3 @@ def _unless(*names: str) -> Iterator[None]:
 
 def _hint(result: str, unit: str) -> str:
     return _JOB_HINTS.get(result, "See `journalctl -u {unit}`").format(unit=unit)
-
-
-def version_number(version: str) -> int:
-    """The major version in such as `252.38-1~deb12u1`."""
-    digits = itertools.takewhile(str.isdigit, version.removeprefix("v"))
-    return int("".join(digits) or 0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sdbox import loop
-from sdbox.bus import Match
-from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
+from sdbox.bus import LIMITS_EXCEEDED, Match
+from sdbox.errors import ConnectionLost, ManagerRefused, ManagerUnavailable, TimedOut
+from sdbox.line import Line, is_full, pauses
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from sdbox.bus import Bus
     from sdbox.errors import SdboxError
+    from sdbox.line import Dial
 
 SYSTEMD = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
@@ -28,6 +32,10 @@ NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
 UNIT_INACTIVE = f"{SYSTEMD}.UnitInactive"
 UNIT_BUSY = f"{SYSTEMD}.UnitBusy"
 FROZEN_BY_PARENT = f"{SYSTEMD}.FrozenByParent"
+NO_UNIT_FOR_PID = f"{SYSTEMD}.NoUnitForPID"
+NO_SUCH_PROCESS = f"{SYSTEMD}.NoSuchProcess"
+_ALREADY_SUBSCRIBED = f"{SYSTEMD}.AlreadySubscribed"
+NOT_REFERENCED = f"{SYSTEMD}.NotReferenced"
 NOT_SUPPORTED = f"{_ERROR}.NotSupported"
 # What systemd itself has for a job that failed, where it answers for one.
 JOB_FAILED = f"{SYSTEMD}.JobFailed"
@@ -35,7 +43,7 @@ JOB_FAILED = f"{SYSTEMD}.JobFailed"
 _HINTS = {
     UNIT_EXISTS: "Choose another id, or clear a failed one with `systemctl reset-failed {unit}`",
     NO_SUCH_UNIT: "It has ended, or never was; see `systemctl list-units 'sdbox-*'`",
-    f"{SYSTEMD}.NoSuchProcess": "The process has ended before it could be put into its unit",
+    NO_SUCH_PROCESS: "The process has ended before it could be put into its unit",
     UNIT_INACTIVE: "It has ended, or is about to",
     UNIT_BUSY: "It is being frozen or thawed; try again when that is done",
     FROZEN_BY_PARENT: "A slice above it is frozen: thaw that one",
@@ -44,7 +52,7 @@ _HINTS = {
     ),
     f"{_ERROR}.AccessDenied": "Run it as root",
     f"{_ERROR}.InteractiveAuthorizationRequired": "Run it as root",
-    f"{_ERROR}.LimitsExceeded": (
+    LIMITS_EXCEEDED: (
         "Too many connections or calls at once: raise the bus's limits, or start fewer jobs"
     ),
     NOT_SUPPORTED: "The unified cgroup hierarchy and its cgroup.freeze are needed",
@@ -63,6 +71,8 @@ _GONE = frozenset(
         "Spawn.ChildExited",
     )
 )
+# Properties and signals that sdbox uses, from systemd's sources at the tags.
+MINIMUM_VERSION = 249
 # How long systemd may take to execute itself anew: a large one has much to read and write.
 _RETURN_SECONDS = 30.0
 # How long it may take at boot from starting the bus to being on it. A bus may have no systemd.
@@ -70,14 +80,15 @@ _APPEAR_SECONDS = 5.0
 
 
 class Systemd:
-    """systemd's side of a connection. `version` is 0 until the manager has learned it.
+    """systemd's side of a connection, or of one after the other. `version` is 0 before open().
 
     `jobs` has what came of jobs, (object path, result) by unit; `removals` the units that are no
-    more, after subscribe(). With `only`, no signals about other units than that one come.
+    more, after subscribe(). With `only`, no signals about other units than that one come. Who
+    waits for one when the connection is lost gets ConnectionLost: it may have been missed.
     """
 
-    def __init__(self, bus: Bus, *, timeout: float, only: str | None) -> None:
-        self.bus = bus
+    def __init__(self, dial: Dial, *, timeout: float, only: str | None) -> None:
+        self._line = Line(dial, greet=self._greet, on_lost=self._lost)
         self.version = 0
         self.timeout = timeout
         self.jobs = Mailboxes()
@@ -85,7 +96,14 @@ class Systemd:
         self._owners = Mailboxes()
         self._only = only
         self._subscription: asyncio.Task[None] | None = None
-        bus.closed.add_done_callback(self._lost)
+
+    async def open(self) -> None:
+        """Connect. Raises ManagerUnavailable, ManagerRefused and TimedOut."""
+        await self._line.open()
+
+    async def close(self) -> None:
+        """Close the connection, for good."""
+        await self._line.close()
 
     async def call(
         self,
@@ -96,24 +114,60 @@ class Systemd:
         unit: str = "systemd",
         fds: Sequence[int] = (),
         timeout: float | None = None,
+        once: bool = False,
     ) -> list[Any]:
-        """Call a method of the manager. Errors are about `unit`, and have a remedy."""
-        return await self._ask(
-            PATH, INTERFACE, member, signature, body, unit=unit, fds=fds, timeout=timeout
-        )
+        """Call a method of the manager. Errors are about `unit`, and have a remedy.
+
+        When the connection is lost meanwhile the call is made again, unless it is for `once`:
+        then ConnectionLost is raised.
+        """
+        while True:
+            try:
+                return await self._ask(
+                    await self._line.bus(),
+                    PATH,
+                    INTERFACE,
+                    member,
+                    signature,
+                    body,
+                    unit=unit,
+                    fds=fds,
+                    timeout=timeout,
+                )
+            except ConnectionLost:
+                if once:
+                    raise
 
     async def get(self, path: str, interface: str, name: str, timeout: float | None = None) -> Any:
         """A property of an object of systemd's."""
+        while True:
+            with contextlib.suppress(ConnectionLost):
+                return await self._get(await self._line.bus(), path, interface, name, timeout)
+
+    async def _get(
+        self, bus: Bus, path: str, interface: str, name: str, timeout: float | None = None
+    ) -> Any:
+        body = (interface, name)
         (value,) = await self._ask(
-            path, f"{_BUS}.Properties", "Get", "ss", (interface, name), unit=name, timeout=timeout
+            bus, path, f"{_BUS}.Properties", "Get", "ss", body, unit=name, timeout=timeout
         )
         return value.value
 
-    async def follow_jobs(self) -> None:
-        """Have signals about jobs sent. Those of our own jobs come even if nobody subscribes."""
-        await self.bus.add_match(
-            self._match("JobRemoved", 2), self._job_removed, timeout=self.timeout
+    async def _greet(self, bus: Bus) -> None:
+        """Have signals about jobs sent, and learn the version; both at once.
+
+        Those of our own jobs come even if nobody subscribes.
+        """
+        match = self._match("JobRemoved", 2)
+        _, version = await loop.gather(
+            bus.add_match(match, self._job_removed, timeout=self.timeout),
+            self._get(bus, PATH, INTERFACE, "Version"),
         )
+        self.version = version_number(version)
+        if self.version < MINIMUM_VERSION:
+            raise ManagerUnavailable(
+                f"systemd {version} is too old", hint=f"{MINIMUM_VERSION} or newer is needed"
+            )
 
     async def subscribe(self) -> None:
         """Have signals about removed units sent, too: once, and not before they are needed.
@@ -127,28 +181,38 @@ class Systemd:
         await loop.shield(self._subscription)
 
     async def _subscribe(self) -> None:
+        bus, match = await self._line.bus(), self._match("UnitRemoved", 0)
         await loop.gather(
-            self.bus.add_match(
-                self._match("UnitRemoved", 0), self._unit_removed, timeout=self.timeout
-            ),
-            self.call("Subscribe"),
+            bus.add_match(match, self._unit_removed, timeout=self.timeout),
+            self._subscribe_on(bus),
         )
+
+    async def _subscribe_on(self, bus: Bus) -> None:
+        try:
+            await self._ask(bus, PATH, INTERFACE, "Subscribe", unit="systemd")
+        except ManagerRefused as error:
+            # A bus that was restarted gives names anew that systemd knows from before.
+            if error.name != _ALREADY_SUBSCRIBED:
+                raise
 
     async def _ask(
         self,
+        bus: Bus,
         path: str,
         interface: str,
         member: str,
-        signature: str,
-        body: Sequence[Any],
+        signature: str = "",
+        body: Sequence[Any] = (),
         *,
         unit: str,
         fds: Sequence[int] = (),
         timeout: float | None = None,
     ) -> list[Any]:
+        timeout = timeout or self.timeout
+        end, pause = time.monotonic() + timeout, pauses()
         while True:
             try:
-                return await self.bus.call(
+                return await bus.call(
                     destination=SYSTEMD,
                     path=path,
                     interface=interface,
@@ -156,13 +220,15 @@ class Systemd:
                     signature=signature,
                     body=body,
                     fds=fds,
-                    timeout=timeout or self.timeout,
+                    timeout=timeout,
                 )
             except ManagerRefused as error:
-                if error.name not in _GONE or not await self._returned():
+                if is_full(error) and time.monotonic() < end:
+                    await loop.sleep(next(pause))
+                elif error.name not in _GONE or not await self._returned(bus):
                     raise self._explained(error, unit) from error
 
-    async def _returned(self) -> bool:
+    async def _returned(self, bus: Bus) -> bool:
         """Whether systemd comes (back) to the bus: it boots, or executes itself anew."""
         match = Match(
             sender=_BUS,
@@ -171,20 +237,20 @@ class Systemd:
             member="NameOwnerChanged",
             arguments=((0, SYSTEMD),),
         )
-        await self.bus.add_match(match, self._owner_changed, timeout=self.timeout)
+        await bus.add_match(match, self._owner_changed, timeout=self.timeout)
         try:
             async with loop.within(_RETURN_SECONDS if self.version else _APPEAR_SECONDS, "return"):
                 with self._owners.open(SYSTEMD) as mailbox:
-                    while not await self._present():
+                    while not await self._present(bus):
                         await mailbox.get()
         except TimedOut:
             return False
         finally:
-            await self.bus.remove_match(match, self._owner_changed, timeout=self.timeout)
+            await bus.remove_match(match, self._owner_changed, timeout=self.timeout)
         return True
 
-    async def _present(self) -> bool:
-        (present,) = await self.bus.call(
+    async def _present(self, bus: Bus) -> bool:
+        (present,) = await bus.call(
             destination=_BUS,
             path="/org/freedesktop/DBus",
             interface=_BUS,
@@ -222,9 +288,10 @@ class Systemd:
     def _owner_changed(self, body: list[Any]) -> None:
         self._owners.put(body[0], None)
 
-    def _lost(self, _: object) -> None:
+    def _lost(self, bus: Bus) -> None:
+        self._subscription = None
         for mailboxes in (self.jobs, self.removals, self._owners):
-            mailboxes.lose(self.bus.unavailable)
+            mailboxes.lose(bus.unavailable)
 
 
 class Mailbox:
@@ -280,3 +347,9 @@ class Mailboxes:
         for mailboxes in self._by_unit.values():
             for mailbox in mailboxes:
                 mailbox.put(error())
+
+
+def version_number(version: str) -> int:
+    """The major version in such as `252.38-1~deb12u1`."""
+    digits = itertools.takewhile(str.isdigit, version.removeprefix("v"))
+    return int("".join(digits) or 0)

@@ -15,9 +15,9 @@ import pytest
 from sdbox import systemd
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
-from sdbox.manager import MINIMUM_VERSION, Manager
+from sdbox.manager import Manager
 from sdbox.properties import UnitProperty
-from sdbox.systemd import SYSTEMD
+from sdbox.systemd import MINIMUM_VERSION, SYSTEMD
 from tests.pace import seconds
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sdbox.bus import Match, variant
 from sdbox.dial import socket_name
 from sdbox.errors import ManagerRefused, ManagerUnavailable
-from sdbox.manager import unit_path, version_number
+from sdbox.manager import unit_path
+from sdbox.systemd import version_number
 
 
 @pytest.mark.parametrize(
