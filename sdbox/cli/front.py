@@ -8,6 +8,7 @@ it takes to talk to systemd, which is most of a launch.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,7 +17,7 @@ from sdbox.cli.signals import Signals, end_by
 from sdbox.cli.talk import complain, flushed
 from sdbox.errors import SdboxError
 from sdbox.helper import Helper
-from sdbox.host import host_of, locate, running
+from sdbox.host import locate, running
 from sdbox.init import wire
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from sdbox.cpus import Claim
     from sdbox.host import Endpoint
     from sdbox.init import helper as init
     from sdbox.result import Result
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 def run(words: Sequence[str]) -> int:
     """Run the job that the words after `run` describe; return its status, or end by its signal."""
     streams.fill_standard()
+    claim = _wait_for_cpus(words) if _has(words, "--wait-cpus") else None
     signals = Signals()
     with streams.terminal_kept() as foreground:
         endpoint = _endpoint(words)
@@ -40,12 +43,15 @@ def run(words: Sequence[str]) -> int:
 
         def read_words(helper: init.Helper) -> None:
             ours.close()
-            _read_words(words, endpoint, signals, helper, theirs)
+            _read_words(words, endpoint, signals, helper, theirs, claim, at_terminal=foreground)
 
         helper = Helper.fork(
             pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup, first=read_words
         )
         theirs.close()
+        if claim is not None:
+            # The helper has it, and the box will.
+            claim.close()
         from sdbox.cli.supervise import supervise
 
         result = supervise(
@@ -56,8 +62,7 @@ def run(words: Sequence[str]) -> int:
 
 def _endpoint(words: Sequence[str]) -> Endpoint:
     """Return the manager to use. Nothing is booted for a command line that is wrong."""
-    chosen = any(word.startswith("--manager") for word in words)
-    endpoint = None if chosen else running()
+    endpoint = None if _has(words, "--manager") else running()
     if endpoint is not None:
         return endpoint
     from sdbox.cli.run import check
@@ -65,6 +70,27 @@ def _endpoint(words: Sequence[str]) -> Endpoint:
     arguments = _parse(words)
     check(arguments)
     return locate(arguments.manager, notice=complain)
+
+
+def _has(words: Sequence[str], option: str) -> bool:
+    """Whether an option may be among the words: they are not parsed yet."""
+    return any(word.startswith(option) for word in words)
+
+
+def _wait_for_cpus(words: Sequence[str]) -> Claim | None:
+    """Wait for a job's CPUs, as long as it may take, if they have to be waited for at all.
+
+    Before this process takes over its signals: they end it, or stop it, as they do any program.
+    """
+    from sdbox.cli.run import check, wait_for_cpus
+
+    arguments = _parse(words)
+    if arguments.wait_cpus is None:
+        return None
+    check(arguments)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return wait_for_cpus(arguments, _endpoint(words))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -79,12 +105,15 @@ def _read_words(
     signals: Signals,
     helper: init.Helper,
     report: socket.socket,
+    claim: Claim | None,
+    *,
+    at_terminal: bool,
 ) -> None:
     """In the helper: make the plan, tell the supervisor, and launch; or tell that it is over."""
     from sdbox.cli.run import prepare
 
     try:
-        prepared = prepare(_parse(words), host_of(endpoint), endpoint.journal, signals.ignored)
+        prepared = prepare(_parse(words), endpoint, signals.ignored, claim)
     except SystemExit as error:
         _give_up(helper, error.code if isinstance(error.code, int) else 1)
     except SdboxError as error:
@@ -98,11 +127,19 @@ def _read_words(
         # Another process launches it.
         _, stdout, stderr = prepared.streams
         plan["spec"] = dict(prepared.plan.spec)
-        _tell_plan(helper, "detach", plan, [("stdout", stdout), ("stderr", stderr), *given])
+        given += [("stdout", stdout), ("stderr", stderr)]
+        given += [("held", fd) for fd in prepared.held]
+        _tell_plan(helper, "detach", plan, given)
         return
+    spec, own = dict(prepared.plan.spec), prepared.streams
+    if prepared.plan.unit_type == "service" and at_terminal and os.isatty(own[0]):
+        from sdbox.cli import relay
+
+        spec["terminal"] = True
+        terminal, own = relay.opened(own)
+        given.append(("terminal", terminal))
     _tell_plan(helper, "planned", plan, given)
-    report_and_streams = (report.fileno(), *prepared.streams)
-    helper.launch(wire.LAUNCH.encode(), dict(prepared.plan.spec), report_and_streams)
+    helper.launch(wire.LAUNCH.encode(), spec, (report.fileno(), *own, *prepared.held))
 
 
 def _tell_plan(

@@ -21,13 +21,44 @@ from sdbox.execution import connect, execute
 from sdbox.init import wire
 from sdbox.launch import Launch
 from sdbox.plan import Plan
+from sdbox.record import record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sdbox.cli.relay import Relay
     from sdbox.cli.signals import Signals
     from sdbox.helper import Helper
     from sdbox.host import Endpoint
     from sdbox.job import Job
     from sdbox.result import Result
+
+
+@record
+class Front:
+    """What of this process goes on to a job, and the other way.
+
+    `follow` is done when the payload was stopped, `relay` is to its terminal, if it has its own.
+    """
+
+    signals: Signals
+    follow: Callable[[], None] | None
+    relay: Relay | None
+
+    @contextlib.contextmanager
+    def following(self, job: Job) -> Iterator[None]:
+        """Pass on signals, stops, and what is typed and shown."""
+        forward = job.send_signal if self.follow is None else functools.partial(_forward, job)
+        if self.follow is not None:
+            job.on_stopped(self.follow)
+        loop.running().add_reader(self.signals.fd, self.signals.forward, forward)
+        with self.relay.running() if self.relay is not None else contextlib.nullcontext():
+            yield
+        loop.running().remove_reader(self.signals.fd)
+
+
+# Of what comes with a plan, by its name.
+_FILES = (b"report", b"record")
 
 
 def supervise(
@@ -53,7 +84,7 @@ async def _supervise(
         return await _detach(endpoint, helper, fields[2:], fds)
     plan = _received_plan(fds[0])
     given = list(zip(fields[2:], fds[1:], strict=True))
-    files = {name: os.fdopen(fd, "w") for name, fd in given if name != b"journal"}
+    files = {name: os.fdopen(fd, "w") for name, fd in given if name in _FILES}
     signals.reach_payload = plan.unit_type == "scope"
     launch = Launch(
         plan=plan,
@@ -62,11 +93,23 @@ async def _supervise(
         record=files.get(b"record"),
         to_journal=tuple(socket.socket(fileno=fd) for name, fd in given if name == b"journal"),
     )
-    result = await _account(launch, files.get(b"report"), endpoint, helper, signals, stops=stops)
+    relay = _relay([fd for name, fd in given if name == b"terminal"])
+    follow = relay.stop if relay is not None else stop if stops else None
+    front = Front(signals=signals, follow=follow, relay=relay)
+    result = await _account(launch, files.get(b"report"), endpoint, helper, front)
     for opened in files.values():
         with contextlib.suppress(OSError):
             opened.close()
     return result
+
+
+def _relay(terminals: list[int]) -> Relay | None:
+    """Return what passes on what is typed and shown, where the job has a terminal of its own."""
+    if not terminals:
+        return None
+    from sdbox.cli.relay import Relay
+
+    return Relay(terminals[0])
 
 
 async def _detach(endpoint: Endpoint, helper: Helper, names: list[bytes], fds: list[int]) -> int:
@@ -96,13 +139,11 @@ async def _account(
     report: TextIO | None,
     endpoint: Endpoint,
     helper: Helper,
-    signals: Signals,
-    *,
-    stops: bool,
+    front: Front,
 ) -> Result:
     """See the job to its end, and write the account of that, or of the launch that failed."""
     try:
-        result = await _see_through(launch, endpoint, helper, signals, stops=stops)
+        result = await _see_through(launch, endpoint, helper, front)
     except SdboxError as error:
         write_report(report, verdict.launch_failed(launch.plan, time.time(), str(error)))
         raise
@@ -110,22 +151,16 @@ async def _account(
     return result
 
 
-async def _see_through(
-    launch: Launch, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
-) -> Result:
+async def _see_through(launch: Launch, endpoint: Endpoint, helper: Helper, front: Front) -> Result:
     connection = await connect(endpoint, helper, only=launch.plan.unit)
     try:
         job = await execute(connection, launch)
-        if stops:
-            job.on_stopped(stop)
         streams.let_go()
         # What there is by now stays to the end: it need not be looked at.
         gc.freeze()
         gc.enable()
-        forward = functools.partial(_forward, job) if stops else job.send_signal
-        loop.running().add_reader(signals.fd, signals.forward, forward)
-        result = await job.wait()
-        loop.running().remove_reader(signals.fd)
+        with front.following(job):
+            result = await job.wait()
         if job.series is not None and job.series.error is not None:
             complain(f"--record: {job.series.error.strerror}")
         return result

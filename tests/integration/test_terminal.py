@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +87,9 @@ class Terminal:
     def foreground(self) -> int:
         return os.tcgetpgrp(self._master)
 
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
     def hang_up(self) -> None:
         if self._master >= 0:
             os.close(self._master)
@@ -106,6 +112,13 @@ class Terminal:
         return bool(data)
 
 
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    """Every test here is for both: the same box, whoever starts the job."""
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture
 def terminal(sdbox: Sdbox) -> Iterator[Callable[..., Terminal]]:
     """Start a command on a terminal of its own. `{sdbox}` stands for `sdbox run --id=…`."""
@@ -113,7 +126,7 @@ def terminal(sdbox: Sdbox) -> Iterator[Callable[..., Terminal]]:
 
     def start(*command: str) -> Terminal:
         job = sdbox.new_id()
-        launch = [*sdbox.command, "run", f"--id={job}"]
+        launch = [*sdbox.run_command, f"--id={job}"]
         words: list[str] = []
         for word in command:
             words += launch if word == "{sdbox}" else [word]
@@ -197,6 +210,29 @@ def test_a_quit_ends_it_as_well(terminal: Callable[..., Terminal]) -> None:
     assert screen.wait() == -signal.SIGQUIT
 
 
+SIZES = """
+import os, resource, signal
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
+while True:
+    print(*os.get_terminal_size(0), flush=True)
+    signal.sigwait({signal.SIGWINCH})
+"""
+
+
+@BOXES
+def test_the_size_of_the_terminal(
+    terminal: Callable[..., Terminal], options: tuple[str, ...]
+) -> None:
+    screen = terminal("{sdbox}", *options, "--", sys.executable, "-ISc", SIZES)
+    screen.expect("\r\n")
+    for rows, columns in ((30, 100), (10, 40)):
+        screen.resize(rows, columns)
+        screen.expect(f"{columns} {rows}\r\n")
+    screen.type(BACKSLASH)
+    assert screen.wait() == -signal.SIGQUIT
+
+
 def test_the_end_of_input(terminal: Callable[..., Terminal]) -> None:
     screen = terminal("{sdbox}", "--", "sh", "-c", "cat; exit 6")
     screen.type("text\n")
@@ -214,7 +250,7 @@ def outer_shell(terminal: Callable[..., Terminal], sdbox: Sdbox) -> Callable[...
         screen.expect(PROMPT)
         # By a file, since a line with the whole command would be wrapped.
         script = Path(sdbox.directory, "job")
-        words = [*sdbox.command, "run", f"--id={sdbox.ids[-1]}", *options]
+        words = [*sdbox.run_command, f"--id={sdbox.ids[-1]}", *options]
         script.write_text("#!/bin/sh\necho begun\nexec " + " ".join(map(_quoted, words)) + "\n")
         script.chmod(0o755)
         screen.type(f"{script}\n")
@@ -277,7 +313,7 @@ def _quoted(word: str) -> str:
 
 @BOXES
 def test_the_terminal_is_given_back(
-    terminal: Callable[..., Terminal], options: tuple[str, ...]
+    terminal: Callable[..., Terminal], options: tuple[str, ...], unit_type: str
 ) -> None:
     """A shell takes the terminal for itself; its caller could read no more without sdbox's help."""
     script = '"$@"; echo status $?; read line; echo "got $line"'
@@ -285,7 +321,8 @@ def test_the_terminal_is_given_back(
     screen = terminal("sh", "-c", script, "sh", "{sdbox}", *options, "--", *shell)
     own = screen.process.pid
     screen.expect(PROMPT)
-    assert screen.foreground != own
+    # A service has a terminal of its own.
+    assert (screen.foreground == own) == (unit_type == "service")
     screen.type("exit 9\n")
     screen.expect("status 9\r\n")
     assert screen.foreground == own
