@@ -103,7 +103,7 @@ def test_commands(block: Block, directory: Path, path: str) -> None:
     assert done.returncode == block.status, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=["sync", "async"])
+@pytest.mark.parametrize("block", blocks("python"), ids=["sync", "async", "jobs"])
 def test_programs(block: Block, directory: Path, path: str) -> None:
     done = run([sys.executable, "-I", "-c", block.text], directory, path)
     assert done.returncode == 0, done.stderr
@@ -136,6 +136,7 @@ def test_installs_and_runs_the_main_job() -> None:
         mount -t tmpfs tmpfs /opt
         mount -t tmpfs tmpfs /usr/local/bin
         mount -t tmpfs tmpfs /usr/local/lib
+        mount -t tmpfs tmpfs /usr/local/share
         mount -t tmpfs tmpfs /var/lib/systemd/catalog
         cp -a --no-preserve=ownership {CHECKOUT} /opt/checkout
         cd /opt/checkout
