@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sdbox.api import run
     from sdbox.box import Box
     from sdbox.errors import (
+        CPUsTaken,
         InvalidConfiguration,
         InvalidDirective,
         LaunchFailed,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "CPUsTaken",
     "InvalidConfiguration",
     "InvalidDirective",
     "Job",

@@ -1,4 +1,4 @@
-"""The administrator's configuration: defaults for every box, and boxes by name.
+"""The administrator's configuration: defaults for every box, boxes and root directories by name.
 
 [defaults]
 PrivateTmp = true
@@ -6,13 +6,19 @@ PrivateTmp = true
 [box.small]
 MemoryMax = "512M"
 Environment = { OMP_NUM_THREADS = "1" }
+
+[roots]
+el7 = "/srv/roots/el7"
 """
 
 from __future__ import annotations
 
 from sdbox.box import Box
 from sdbox.errors import InvalidConfiguration, InvalidDirective
+from sdbox.names import path as absolute_path
+from sdbox.names import root_name
 from sdbox.record import record
+from sdbox.values import Refused, as_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,16 +27,17 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/etc/sdbox/sdbox.toml"
 
-_TABLES = ("defaults", "box")
+_TABLES = ("defaults", "box", "roots")
 
 
 @record
 class Configuration:
-    """What a configuration file says."""
+    """What a configuration file says. `roots` are directories by their names."""
 
     path: str
     defaults: Box
     boxes: Mapping[str, Box]
+    roots: Mapping[str, str]
 
     def box(self, name: str) -> Box:
         """The box called `name`, without the defaults. Raises InvalidConfiguration."""
@@ -54,7 +61,7 @@ def load(path: str | None = None, *, default: str = DEFAULT_PATH) -> Configurati
             contents = file.read()
     except FileNotFoundError:
         if path is None:
-            return Configuration(path=place, defaults=Box(), boxes={})
+            return Configuration(path=place, defaults=Box(), boxes={}, roots={})
         raise InvalidConfiguration(
             f"{place}: no such file", hint="Name a configuration file that is there"
         ) from None
@@ -79,13 +86,16 @@ def _configuration(path: str, document: dict[str, Any]) -> Configuration:
     for name in document:
         if name not in _TABLES:
             raise InvalidConfiguration(
-                f"{path}: {name!r}: no such table", hint="There are [defaults] and [box.NAME]"
+                f"{path}: {name!r}: no such table",
+                hint="There are [defaults], [box.NAME] and [roots]",
             )
     boxes = _table(path, "box", document.get("box", {}))
+    roots = _table(path, "roots", document.get("roots", {}))
     return Configuration(
         path=path,
         defaults=_box(path, "defaults", document.get("defaults", {})),
         boxes={name: _box(path, f"box.{name}", table) for name, table in boxes.items()},
+        roots={name: _root(path, name, place) for name, place in roots.items()},
     )
 
 
@@ -93,6 +103,16 @@ def _table(path: str, name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise InvalidConfiguration(f"{path}: {name} is not a table", hint=f"Write it as [{name}]")
+
+
+def _root(path: str, name: str, place: Any) -> str:
+    try:
+        root_name(name)
+        return absolute_path(as_text(place))
+    except Refused as refusal:
+        problem = refusal.problem or "is not a root's name and directory"
+        hint = refusal.hint or 'Write it as name = "/directory"'
+        raise InvalidConfiguration(f"{path}: [roots] {name}: {problem}", hint=hint) from None
 
 
 def _box(path: str, name: str, value: Any) -> Box:

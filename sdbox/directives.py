@@ -76,6 +76,8 @@ class Directive:
     """What to read back from the cgroup, where that can be known beforehand."""
     watch: bool = False
     """Whether sdbox can keep it by watching where the controller is not there."""
+    affinity: bool = False
+    """Whether CPU affinity keeps it where the controller is not there."""
     share_of: str = ""
     """What a percentage is of: `memory` or `tasks`."""
 
@@ -228,6 +230,16 @@ _TABLE = (
         service=translate.cpus_property("CPUAffinity"),
     ),
     Directive(
+        name="AssignedCPUs",
+        syntax=syntax.CPU_REQUEST,
+        section=_LIMITS,
+        help="so many CPUs, or these, that no other job has; systemd has no such setting",
+        option=Option(flag="--cpus"),
+        # By way of AllowedCPUs= or CPUAffinity=: see sdbox.planner.
+        controller="cpuset",
+        affinity=True,
+    ),
+    Directive(
         name="IOReadBandwidthMax",
         syntax=syntax.DEVICE_RATES,
         section=_LIMITS,
@@ -310,9 +322,9 @@ _TABLE = (
     ),
     Directive(
         name="RootDirectory",
-        syntax=syntax.PATH,
+        syntax=syntax.ROOT,
         section=_FILES,
-        help="the directory that becomes its /",
+        help="the directory that becomes its /, or its name in the configuration",
         option=Option(flag="--root"),
     ),
     Directive(

@@ -128,7 +128,7 @@ def _keeping(directive: Directive, host: Host, version: int) -> Keeping:
         remedy = f"systemd {directive.since} or newer sets it on a scope"
         return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
     kept_by = keeper(directive, host)
-    lacks_controller = kept_by in (None, "watch")
+    lacks_controller = kept_by in (None, "affinity", "watch")
     return Keeping(
         directive=directive.name,
         kept_by=kept_by or "refused",

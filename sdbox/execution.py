@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import loop, placing
+from sdbox.bus import Bus
 from sdbox.errors import ManagerRefused, Unenforceable
 from sdbox.journal import Journal
 from sdbox.manager import Manager
@@ -34,8 +35,13 @@ async def connect(endpoint: Endpoint, helper: Helper, *, only: str | None = None
 
     Raises ManagerUnavailable and TimedOut.
     """
-    sock = await helper.connect(endpoint.bus_socket)
-    manager = await Manager.connect_socket(sock, timeout=_CALL_SECONDS, only=only)
+
+    async def dial() -> Bus:
+        endpoint.check()
+        sock = await helper.connect(endpoint.bus_socket)
+        return await Bus.connect_socket(sock, timeout=_CALL_SECONDS)
+
+    manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS, only=only)
     sender = None if endpoint.pid_namespace is None else helper.pid
     journal = Journal(endpoint.journal, sender)
     return Connection(endpoint=endpoint, manager=manager, helper=helper, journal=journal)

@@ -15,13 +15,13 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sdbox.errors import LaunchFailed, ManagerUnavailable, TimedOut
+from sdbox.errors import LaunchFailed, ManagerGone, ManagerUnavailable, TimedOut
 from sdbox.init import syscalls, wire
 
 if TYPE_CHECKING:
     import asyncio
     import subprocess
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sdbox.init import helper as init
 
@@ -107,15 +107,23 @@ class Helper:
         self._loop.add_reader(self.control.fileno(), self._on_answer)
 
     def send_launch(
-        self, key: str, spec: Mapping[str, Any], report: socket.socket, streams: Streams
+        self,
+        key: str,
+        spec: Mapping[str, Any],
+        report: socket.socket,
+        streams: Streams,
+        held: Sequence[int] = (),
     ) -> None:
-        """Have an init forked. What came of it, `launched` tells."""
+        """Have an init forked. What came of it, `launched` tells.
+
+        `held` are descriptors that are to be open until nothing of the box runs.
+        """
         memory = os.memfd_create("sdbox-spec", os.MFD_CLOEXEC)
         try:
             with open(memory, "wb", closefd=False) as file:
                 marshal.dump(dict(spec), file)
             os.lseek(memory, 0, os.SEEK_SET)
-            self._send("launch", key, (memory, report.fileno(), *streams))
+            self._send("launch", key, (memory, report.fileno(), *streams, *held))
         finally:
             os.close(memory)
 
@@ -314,8 +322,8 @@ _HINTS = {
 }
 
 
-def _helper_gone() -> ManagerUnavailable:
-    return ManagerUnavailable(
+def _helper_gone() -> ManagerGone:
+    return ManagerGone(
         "The helper process of this launcher has ended",
         hint="Its boxes have ended with it; make a new Launcher",
     )

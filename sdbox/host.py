@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 from typing import TYPE_CHECKING, Literal
 
 from sdbox.cgroup import controllers
-from sdbox.errors import ManagerUnavailable
+from sdbox.errors import ManagerGone, ManagerUnavailable
 from sdbox.record import record
 
 if TYPE_CHECKING:
@@ -49,6 +50,18 @@ class Endpoint:
             cgroup_root=self.cgroup_root,
             journal=root + JOURNAL,
         )
+
+    def check(self) -> None:
+        """Raise ManagerGone where an embedded manager has ended."""
+        if self.pid_namespace is None:
+            return
+        poll = select.poll()
+        poll.register(self.pid_namespace, select.POLLIN)
+        if poll.poll(0):
+            raise ManagerGone(
+                "The embedded manager has ended, and with it its jobs",
+                hint="`sdbox embedded start` boots a new one",
+            )
 
     def close(self) -> None:
         """Let go of the descriptor."""

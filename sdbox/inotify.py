@@ -7,6 +7,7 @@ import ctypes
 import os
 
 IN_ATTRIB = 0x0004
+IN_CLOSE_WRITE = 0x0008
 IN_DELETE = 0x0200
 IN_ONLYDIR = 0x01000000
 

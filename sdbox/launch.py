@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TextIO
 from sdbox.record import record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sdbox.helper import Helper, Streams
     from sdbox.plan import Plan
 
@@ -36,14 +38,18 @@ def begin(
     *,
     record: TextIO | None = None,
     to_journal: tuple[socket.socket, ...] = (),
+    held: Sequence[int] = (),
 ) -> Launch:
-    """Ask for the init of a plan, which has these descriptors as its streams."""
+    """Ask for the init of a plan, which has these descriptors as its streams.
+
+    Those that are `held` stay the caller's; the box has them open for as long as it is there.
+    """
     # Not the job's id alone, which a caller may give twice.
     key = f"{plan.job}/{os.urandom(6).hex()}"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     try:
-        helper.send_launch(key, plan.spec, theirs, streams)
+        helper.send_launch(key, plan.spec, theirs, streams, held)
     except BaseException:
         ours.close()
         raise

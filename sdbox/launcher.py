@@ -20,12 +20,13 @@ from sdbox.launch import begin
 from sdbox.output import Outlets, opened_through
 from sdbox.output import parse as parse_output
 from sdbox.planner import new_id
-from sdbox.planning import caller, encoded, plan_for
+from sdbox.planning import assigned, caller, encoded, plan_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from sdbox.cpus import Claim
     from sdbox.host import Choice, Endpoint, Host
     from sdbox.job import Job
     from sdbox.jobs import Jobs
@@ -49,6 +50,7 @@ class Options(TypedDict, total=False):
     output: str
     environment: Mapping[str, str] | None
     record: TextIO | None
+    wait_cpus: float
 
 
 class Launcher:
@@ -138,7 +140,8 @@ class Launcher:
         The payload gets this program's environment, working directory and streams, unless others
         are given. `output` says where stdout and stderr go, in the words of --output. `unit_type`
         is `scope`, where the job is this program's child, or `service`, where it is systemd's.
-        `record` is an open file for samples of its usage. Raises LaunchFailed, Unenforceable,
+        `record` is an open file for samples of its usage. `wait_cpus` is how many seconds to wait
+        for AssignedCPUs to be free. Raises LaunchFailed, Unenforceable, CPUsTaken,
         InvalidDirective, ManagerUnavailable, ManagerRefused and TimedOut; then
         nothing of the job is left.
         """
@@ -146,22 +149,40 @@ class Launcher:
         given = options.get("environment")
         environment = os.environb if given is None else encoded(given)
         unit_type = options.get("unit_type", "scope")
-        plan = plan_for(
-            self.host,
-            command,
-            options.get("box") or Box(),
-            job=options.get("id") or new_id(),
-            caller=caller(environment, unit_type=unit_type),
-            unit_type=unit_type,
-        )
-        outlets = await self._outlets(plan, options)
-        streams = (options.get("stdin", 0), outlets.stdout, outlets.stderr)
-        record, to_journal = options.get("record"), outlets.to_journal
+        box = options.get("box") or Box()
+        claim = await assigned(connection.endpoint, box, seconds=options.get("wait_cpus", 0.0))
         try:
-            launch = begin(connection.helper, plan, streams, record=record, to_journal=to_journal)
+            plan = plan_for(
+                self.host,
+                command,
+                box,
+                job=options.get("id") or new_id(),
+                caller=caller(environment, unit_type=unit_type),
+                unit_type=unit_type,
+                cpus=claim.cpus if claim else None,
+            )
+            if claim is not None:
+                claim.sign(plan, connection.endpoint.cgroup_root)
+            launch = await self._begin(plan, options, claim)
+        finally:
+            if claim is not None:
+                # From now on it is the box's, or nobody's.
+                claim.close()
+        return await self.execute(launch)
+
+    async def _begin(self, plan: Plan, options: Options, claim: Claim | None) -> Launch:
+        outlets = await self._outlets(plan, options)
+        try:
+            return begin(
+                self._connected().helper,
+                plan,
+                (options.get("stdin", 0), outlets.stdout, outlets.stderr),
+                record=options.get("record"),
+                to_journal=outlets.to_journal,
+                held=(claim.fd,) if claim else (),
+            )
         finally:
             outlets.handed_over()
-        return await self.execute(launch)
 
     async def _outlets(self, plan: Plan, options: Options) -> Outlets:
         inherited = Outlets(stdout=options.get("stdout", 1), stderr=options.get("stderr", 2))

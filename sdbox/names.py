@@ -10,6 +10,7 @@ from sdbox.quoting import literal_escape, quote_literal, split_fields, split_wor
 from sdbox.values import (
     WHITESPACE,
     Bind,
+    CPURequest,
     Refused,
     WorkingDirectory,
     as_text,
@@ -198,6 +199,45 @@ def format_cpus(cpus: Iterable[int]) -> list[str]:
         else:
             ranges.append([cpu, cpu])
     return [str(low) if low == high else f"{low}-{high}" for low, high in ranges]
+
+
+def cpu_request(text: str) -> CPURequest:
+    """How many CPUs, from a number alone; or which, from a list or a range: `0,4-5`, `3-3`."""
+    word = text.strip(WHITESPACE)
+    if word and not word.strip(_DIGITS):
+        return CPURequest(count=_few_cpus(positive(count(word))))
+    cpus = union(cpu_range(item) for item in split_cpus(text))
+    if not cpus:
+        raise Refused
+    return CPURequest(count=len(cpus), cpus=cpus)
+
+
+def _few_cpus(number: int) -> int:
+    if number > _CPUS_MAX:
+        raise Refused("is more than Linux can have", f"It has at most {_CPUS_MAX} CPUs")
+    return number
+
+
+def format_cpu_request(request: CPURequest) -> str:
+    """The number or the list, in the fewest ranges."""
+    if len(request.cpus) < 2:
+        return str(request)
+    return ",".join(format_cpus(request.cpus))
+
+
+def root(text: str) -> str:
+    """An absolute path, or the name of one of the configuration's roots."""
+    if "/" in text:
+        return path(text)
+    return root_name(text)
+
+
+def root_name(text: str) -> str:
+    """A name for a root directory: it can't be taken for a path, an option or a list."""
+    allowed = _LETTERS + _DIGITS + "._+-"
+    if not text or text.strip(allowed) or text[0] in ".-" or len(text) > _NAME_MAX:
+        raise Refused
+    return text
 
 
 def bind(raw: object) -> Bind:

@@ -28,7 +28,8 @@ class Plan:
 
     `box` is what was asked for, as JSON has it. `files` is what to read back of the cgroup,
     `needs` the systemd version that a directive needs, `watched` the limits that are kept by
-    watching. Limits are None where there are none; `spec` is init's part (see sdbox.spec).
+    watching. Limits are None where there are none; `spec` is init's part (see sdbox.spec); `cpus`
+    are those that were assigned to the job.
     """
 
     job: str
@@ -49,6 +50,7 @@ class Plan:
     stop_seconds: float
     oom_policy: str | None
     spec: Mapping[str, Any]
+    cpus: tuple[int, ...] | None = None
 
     @property
     def ends_when_out_of_memory(self) -> bool:

@@ -58,8 +58,13 @@ def make_plan(
     credentials: Credentials | None,
     caller: Caller,
     unit_type: UnitType = "scope",
+    cpus: tuple[int, ...] | None = None,
+    named_root: str | None = None,
 ) -> Plan:
-    """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective."""
+    """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective.
+
+    `cpus` are those that were assigned, and `named_root` is where the root is that the box names.
+    """
     check_id(job)
     # What is asked for must be kept; what only follows from it is kept where it can be.
     asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
@@ -69,6 +74,7 @@ def make_plan(
         if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
             enforcement[name] = "kernel"
     kept = {name: value for name, value in _items(full) if name in enforcement}
+    kept |= _assigned(cpus, host) | ({"RootDirectory": named_root} if named_root else {})
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"
     return Plan(
@@ -83,9 +89,9 @@ def make_plan(
         properties=_properties(job, command, kept, unit_type),
         files=tuple(file for name, value in controlled.items() for file in _files(name, value)),
         needs={n: DIRECTIVES[n].needs_version(value, unit_type) for n, value in _items(box)},
-        watched={name: int(v) for name, v in kept.items() if enforcement[name] == "watch"},
+        watched={name: int(v) for name, v in kept.items() if enforcement.get(name) == "watch"},
         memory_limit_bytes=_limit(kept.get("MemoryMax", INFINITY)),
-        cpu_limit=_cpus(kept.get("CPUQuota")),
+        cpu_limit=_least(_cpus(kept.get("CPUQuota")), len(cpus) if cpus else None),
         runtime_max_seconds=_seconds(kept.get("RuntimeMaxSec", INFINITY)),
         stop_seconds=_seconds(kept.get("TimeoutStopSec", _STOP_USEC)) or float("inf"),
         oom_policy=kept.get("OOMPolicy"),
@@ -98,8 +104,21 @@ def make_plan(
             own_proc=host.manager == "embedded",
             spare_init="memory" in host.controllers,
             unit_type=unit_type,
+            secure_root=named_root is not None,
         ),
+        cpus=cpus,
     )
+
+
+def _assigned(cpus: tuple[int, ...] | None, host: Host) -> dict[str, tuple[int, ...]]:
+    """Return what keeps a job to the CPUs that it was assigned, as a directive."""
+    if cpus is None:
+        return {}
+    return {"AllowedCPUs" if "cpuset" in host.controllers else "CPUAffinity": cpus}
+
+
+def _least(*numbers: float | None) -> float | None:
+    return min((number for number in numbers if number is not None), default=None)
 
 
 def _limit(value: int) -> int | None:
@@ -146,7 +165,7 @@ def keeper(directive: Directive, host: Host) -> Enforcement | None:
         return "watch" if directive.watch else "manager" if directive.unit else "kernel"
     if directive.controller in host.controllers:
         return "kernel"
-    return "watch" if directive.watch else None
+    return "watch" if directive.watch else "affinity" if directive.affinity else None
 
 
 def _kept(name: str, value: Any, host: Host) -> Enforcement:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdbox.errors import InvalidDirective
-from sdbox.planner import Caller, make_plan
+from sdbox.planner import SLICE, Caller, make_plan, slice_path
 from sdbox.users import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sdbox.box import Box
-    from sdbox.host import Host
+    from sdbox.cpus import Claim
+    from sdbox.host import Endpoint, Host
     from sdbox.plan import Plan
     from sdbox.properties import UnitType
 
@@ -85,10 +86,14 @@ def plan_for(
     job: str,
     caller: Caller,
     unit_type: UnitType = "scope",
+    cpus: tuple[int, ...] | None = None,
+    configuration: str | None = None,
 ) -> Plan:
     """Return what launching a command in a box will take. Starts nothing.
 
-    Raises Unenforceable and InvalidDirective.
+    `cpus` are those that the job was assigned. A root's name is looked up in the configuration, the
+    administrator's or that of the file given. Raises Unenforceable, InvalidDirective and
+    InvalidConfiguration.
     """
     words = [os.fsdecode(word) for word in command]
     if not words or not words[0]:
@@ -104,7 +109,41 @@ def plan_for(
         credentials=credentials,
         caller=caller,
         unit_type=unit_type,
+        cpus=cpus,
+        named_root=_named_root(box, configuration),
     )
+
+
+def _named_root(box: Box, configuration: str | None) -> str | None:
+    """Return where the root is that the box names, if it names one."""
+    root: str = box.directives.get("RootDirectory", "/")
+    if root.startswith("/"):
+        return None
+    from sdbox import config, roots
+
+    known = config.load(configuration)
+    return roots.find(known.roots, root, known.path)
+
+
+async def assigned(endpoint: Endpoint, box: Box, *, seconds: float = 0.0) -> Claim | None:
+    """Return the CPUs for a job, if its box has it assigned any, as soon as there are enough.
+
+    Raises Unenforceable and, after so many seconds, CPUsTaken.
+    """
+    request = box.directives.get("AssignedCPUs")
+    if request is None:
+        return None
+    from sdbox import cpus
+
+    return await cpus.claim(request, _usable(endpoint, box), seconds=seconds)
+
+
+def _usable(endpoint: Endpoint, box: Box) -> frozenset[int]:
+    from sdbox.cpus import usable
+
+    given = box.directives
+    place = endpoint.cgroup_root + slice_path(given.get("Slice", SLICE))
+    return usable(place, given.get("AllowedCPUs"), given.get("CPUAffinity"))
 
 
 def encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Reason = Literal[
     "exited", "signal", "memory", "wall-time", "cpu-time", "disk", "killed", "launch-failed"
 ]
-Enforcement = Literal["kernel", "manager", "watch"]
+Enforcement = Literal["kernel", "manager", "affinity", "watch"]
 
 
 @record
@@ -46,7 +46,7 @@ class Result:
     """The account of one job. Times are seconds since the epoch, `command` is what was asked for.
 
     Of `exit_code` and `signal` one is set if the payload ran, and neither if it did not.
-    `enforcement` says for each directive of `box` who kept it.
+    `enforcement` says for each directive of `box` who kept it, and `cpus` which CPUs were assigned.
     """
 
     job: str
@@ -64,6 +64,7 @@ class Result:
     memory_limit_bytes: int | None
     box: Mapping[str, Any]
     enforcement: Mapping[str, Enforcement]
+    cpus: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report: flat, the usage's figures among the others."""
@@ -71,6 +72,7 @@ class Result:
         fields["command"] = list(self.command)
         fields["box"] = dict(self.box)
         fields["enforcement"] = dict(self.enforcement)
+        fields["cpus"] = None if self.cpus is None else list(self.cpus)
         return {name: fields[name] for name in REPORT_FIELDS}
 
 
@@ -83,5 +85,5 @@ REPORT_FIELDS = (
     "tasks_peak",
     "io_read_bytes", "io_write_bytes", "io_read_operations", "io_write_operations",
     "cpu_pressure_seconds", "memory_pressure_seconds", "io_pressure_seconds",
-    "box", "enforcement",
+    "box", "enforcement", "cpus",
 )  # fmt: skip

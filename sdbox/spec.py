@@ -7,9 +7,11 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     ignored_signals      numbers
     spare_init           bool: the kernel kills init last when memory runs out
     private_pids         bool
+    terminal             bool: stdin is a terminal that is to be the session's own
     enter                CLONE_NEW… flags: the caller's namespaces, where init was born in others
     namespaces           CLONE_NEW… flags of those to be made
     root_directory       path or None
+    secure_root          bool: only if nobody but root can have put that path there
     private_directories  list of (destination, where to make it)
     mounts               list of (kind, destination, arguments), see sdbox.init.mounts
     process              list of (operation, arguments), see sdbox.init.payload
@@ -52,6 +54,7 @@ def make_spec(
     own_proc: bool,
     spare_init: bool,
     unit_type: UnitType = "scope",
+    secure_root: bool = False,
 ) -> dict[str, Any]:
     """Return the spec. What systemd does to a unit of its type is left out.
 
@@ -66,9 +69,11 @@ def make_spec(
         "ignored_signals": list(caller.ignored_signals),
         "spare_init": spare_init,
         "private_pids": bool(directives.get("PrivatePIDs")),
+        "terminal": False,
         "enter": _entered(directives) if unit_type == "service" else 0,
         "namespaces": _namespaces(directives, mounts, unit_type),
         "root_directory": directives.get("RootDirectory"),
+        "secure_root": secure_root,
         "private_directories": [
             (destination, destination) for kind, destination, _ in mounts if kind == "PrivateTmp"
         ],

@@ -223,6 +223,14 @@ PATH = Syntax(
     schema=_TEXT | {"pattern": "^/"},
 )
 
+ROOT = Syntax(
+    word="NAME|DIR",
+    noun="a root's name or a path",
+    hint="Give an absolute path, or a name that `sdbox roots` lists",
+    parse=names.root,
+    schema=_TEXT,
+)
+
 DIRECTORY = Syntax(
     word="DIR",
     noun="a directory",
@@ -299,6 +307,15 @@ CPUS = ListSyntax(
     unfold=names.format_cpus,
     join=",".join,
     schema=_list_schema({"type": ["integer", "string"], "minimum": 0}, "integer"),
+)
+
+CPU_REQUEST = Syntax(
+    word="N|LIST",
+    noun="a number of CPUs or a list of them",
+    hint="Give how many, or which, as in 0,4-5; 3-3 is CPU 3 alone",
+    parse=names.cpu_request,
+    format=names.format_cpu_request,
+    schema=_NUMBER_OR_TEXT,
 )
 
 BINDS = ListSyntax(

@@ -34,6 +34,13 @@ class Meter:
         self._measured_peak = measured_peak
         self._sampled_peak: int | None = None
         self._last = Usage()
+        self._first_limit = self._limit = cgroup.read("memory.max")
+
+    def memory_limit(self, planned: int | None) -> int | None:
+        """The memory limit of the job: the planned one, unless somebody has changed it since."""
+        if self._limit is None or self._limit == self._first_limit:
+            return planned
+        return None if self._limit == "max" else int(self._limit)
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -49,6 +56,7 @@ class Meter:
     def read(self) -> Usage:
         """Read all figures; those that can't be read any more stay as they were."""
         usage = self._cgroup.usage()
+        self._limit = self._cgroup.read("memory.max") or self._limit
         self._sample_own_memory()
         usage = replaced(usage, memory_peak_bytes=self._own_peak(usage))
         known = {name: value for name, value in values_of(usage).items() if value is not None}

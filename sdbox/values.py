@@ -121,6 +121,20 @@ class WorkingDirectory:
 
 
 @record
+class CPURequest:
+    """CPUs that are asked for: so many, or, where `cpus` has some, exactly these."""
+
+    count: int
+    cpus: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if len(self.cpus) == 1:
+            # The number alone would say how many.
+            return f"{self.cpus[0]}-{self.cpus[0]}"
+        return ",".join(map(str, self.cpus)) or str(self.count)
+
+
+@record
 class ResourceLimit:
     """Soft and hard limit as setrlimit(2) takes them; `INFINITY` for none."""
 
@@ -146,7 +160,7 @@ def as_text(raw: Any) -> str:
         return canonical(raw.decode("utf-8", "surrogateescape"))
     if isinstance(raw, bool):
         return "yes" if raw else "no"
-    if isinstance(raw, (Usec, Percent, Bind, WorkingDirectory, ResourceLimit)):
+    if isinstance(raw, (Usec, Percent, Bind, WorkingDirectory, CPURequest, ResourceLimit)):
         return str(raw)
     if isinstance(raw, (int, float)):
         return _number_text(raw)

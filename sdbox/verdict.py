@@ -72,6 +72,7 @@ def _result(
         memory_limit_bytes=plan.memory_limit_bytes,
         box=plan.box,
         enforcement=plan.enforcement,
+        cpus=plan.cpus,
     )
 
 

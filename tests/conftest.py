@@ -33,6 +33,7 @@ CHECKOUT = Path(__file__).parent.parent
 sys.path.append(str(CHECKOUT))
 
 from tests.pace import seconds  # noqa: E402
+from tests.parts import pytest_addoption, pytest_collection_modifyitems  # noqa: E402, F401
 
 SECONDS = seconds(30)
 # Inherited from a job's supervisor by all of its processes: they are found by it.

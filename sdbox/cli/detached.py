@@ -8,6 +8,7 @@ with it. They are
     stdout, stderr   the job's
     report, record   files to be written, if they were asked for
     journal          the streams through which the job writes to the journal, if it does
+    held             what the box's end is to let go of
 
 It answers `started`, or `failed MESSAGE HINT STATUS`.
 """
@@ -137,6 +138,7 @@ def _begun(helper: Helper, plan: Plan, files: Files) -> Launch:
     """Ask for the job's init, and keep nothing of what only the job is to have."""
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     streams = (null, files.one(b"stdout"), files.one(b"stderr"))
+    held = files.all(b"held")
     records = [os.fdopen(fd, "w") for fd in files.all(b"record")]
     try:
         return begin(
@@ -145,9 +147,10 @@ def _begun(helper: Helper, plan: Plan, files: Files) -> Launch:
             streams,
             record=records[0] if records else None,
             to_journal=tuple(socket.socket(fileno=fd) for fd in files.all(b"journal")),
+            held=held,
         )
     finally:
-        wire.close(list(streams))
+        wire.close([*streams, *held])
 
 
 async def _tell_started(control: socket.socket, job: Job) -> None:

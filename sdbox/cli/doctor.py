@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from sdbox.doctor import Examination
 
 _GREEN, _YELLOW, _RED, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
-_COLOURS = {"kernel": _GREEN, "manager": _GREEN, "ok": _GREEN, "watch": _YELLOW}
+_COLOURS = {
+    "kernel": _GREEN,
+    "manager": _GREEN,
+    "ok": _GREEN,
+    "affinity": _YELLOW,
+    "watch": _YELLOW,
+}
 
 
 def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:

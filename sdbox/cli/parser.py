@@ -29,6 +29,8 @@ VERBS = {
     "wait": "wait",
     "logs": "logs",
     "plot": "plot",
+    "cpus": "cpus",
+    "roots": "roots",
     "doctor": "doctor",
     "embedded": "embedded",
     "complete": "complete",

@@ -10,21 +10,24 @@ from sdbox.box import Box
 from sdbox.cli.parser import Parser, layout
 from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
-from sdbox.errors import SdboxError
-from sdbox.host import CHOICES
+from sdbox.errors import InvalidDirective, SdboxError
+from sdbox.host import CHOICES, host_of
 from sdbox.planner import new_id
-from sdbox.planning import caller, plan_for
+from sdbox.planning import assigned, caller, plan_for
 from sdbox.record import record
 from sdbox.spec import hides
+from sdbox.syntax import SPAN
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from sdbox.cpus import Claim
     from sdbox.directives import Directive, Option
     from sdbox.helper import Streams
-    from sdbox.host import Host
+    from sdbox.host import Endpoint
     from sdbox.plan import Plan
+    from sdbox.planner import Caller
     from sdbox.properties import UnitType
 
 _INHERIT = "inherit"
@@ -84,6 +87,11 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         " append:FILE, or a FILE, which is emptied",
     )
     job.add_argument(
+        "--wait-cpus",
+        metavar="TIME",
+        help="how long to wait for the CPUs that --cpus asks for, where other jobs have them",
+    )
+    job.add_argument(
         "--report", metavar="FILE", help="write how it ended and what it used, as JSON"
     )
     job.add_argument(
@@ -131,60 +139,113 @@ class _Assign(argparse.Action):
 class Prepared:
     """What the command line comes down to: the plan, and files that are open to be written.
 
-    `streams` are the job's stdin, stdout and stderr; `to_journal` are those that lead there.
+    `streams` are the job's stdin, stdout and stderr; `to_journal` are those that lead there. `held`
+    are descriptors that are to be open until nothing of the job runs.
     """
 
     plan: Plan
     detached: bool
     streams: Streams
     to_journal: tuple[socket.socket, ...]
+    held: tuple[int, ...]
     report: TextIO | None
     record: TextIO | None
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Raise SdboxError for what is wrong on any host."""
-    _box(arguments)
+    box = _box(arguments)
+    if arguments.wait_cpus is not None:
+        _wait_seconds(arguments.wait_cpus, box)
     if arguments.output is not None:
         from sdbox.output import parse
 
         parse(arguments.output)
 
 
+def wait_for_cpus(arguments: argparse.Namespace, endpoint: Endpoint) -> Claim | None:
+    """Return the CPUs for the job when there are enough. Raises SdboxError.
+
+    What is not going to start is told before.
+    """
+    box = _box(arguments)
+    seconds = _wait_seconds(arguments.wait_cpus, box)
+    # Any will do for that.
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    _plan(arguments, endpoint, box, caller(), cpus)
+    return _claimed(endpoint, box, seconds)
+
+
+def _claimed(endpoint: Endpoint, box: Box, seconds: float) -> Claim | None:
+    from sdbox import loop
+
+    return loop.run(assigned(endpoint, box, seconds=seconds))
+
+
+def _wait_seconds(text: str, box: Box) -> float:
+    seconds = SPAN.read(text, "--wait-cpus").seconds
+    if "AssignedCPUs" not in box.directives:
+        raise InvalidDirective("--wait-cpus: there is nothing to wait for", hint="Add --cpus")
+    return float(seconds)
+
+
 def prepare(
-    arguments: argparse.Namespace, host: Host, journal: str, ignored_signals: Sequence[int]
+    arguments: argparse.Namespace,
+    endpoint: Endpoint,
+    ignored_signals: Sequence[int],
+    claim: Claim | None = None,
 ) -> Prepared:
     """Return what a launch will take. Starts nothing. Raises SdboxError.
 
-    By a process that the journal, with its sockets in that directory, can see.
+    By a process that the journal can see. `claim` is what wait_for_cpus() has returned.
     """
     box = _box(arguments)
-    unit_type: UnitType = "service" if arguments.detach else arguments.unit_type
-    me = caller(_inherited_environment(), ignored_signals, unit_type=unit_type)
-    plan = plan_for(
-        host,
-        _command(arguments.command),
-        box,
-        job=new_id() if arguments.id is None else arguments.id,
-        caller=me,
-        unit_type=unit_type,
-    )
+    if claim is None and "AssignedCPUs" in box.directives:
+        claim = _claimed(endpoint, box, 0.0)
+    me = caller(_inherited_environment(), ignored_signals, unit_type=_unit_type(arguments))
+    plan = _plan(arguments, endpoint, box, me, claim.cpus if claim else None)
+    if claim is not None:
+        claim.sign(plan, endpoint.cgroup_root)
     # Before the job starts, so that a path that can't be is told in time.
     report = _opened("--report", arguments.report)
     series = _opened("--record", arguments.record)
     where = arguments.output
     if where is None:
         where = "journal" if arguments.detach else _INHERIT
-    streams, to_journal = _output(where, journal, plan)
-    _tell_what_is_watched(plan)
+    streams, to_journal = _output(where, endpoint.journal, plan)
+    _tell_what_is_weak(plan)
     _tell_where_it_starts(box, me.working_directory)
     return Prepared(
         plan=plan,
         detached=arguments.detach,
         streams=streams,
         to_journal=to_journal,
+        held=(claim.fd,) if claim else (),
         report=report,
         record=series,
+    )
+
+
+def _unit_type(arguments: argparse.Namespace) -> UnitType:
+    return "service" if arguments.detach else arguments.unit_type
+
+
+def _plan(
+    arguments: argparse.Namespace,
+    endpoint: Endpoint,
+    box: Box,
+    me: Caller,
+    cpus: tuple[int, ...] | None,
+) -> Plan:
+    return plan_for(
+        host_of(endpoint),
+        _command(arguments.command),
+        box,
+        job=new_id() if arguments.id is None else arguments.id,
+        caller=me,
+        unit_type=_unit_type(arguments),
+        cpus=cpus,
+        configuration=arguments.config,
     )
 
 
@@ -197,13 +258,21 @@ def _output(where: str, journal: str, plan: Plan) -> tuple[Streams, tuple[socket
     return (0, outlets.stdout, outlets.stderr), outlets.to_journal
 
 
-def _tell_what_is_watched(plan: Plan) -> None:
-    names = [name for name in plan.watched if DIRECTIVES[name].controller is not None]
-    if names:
-        complain(
-            f"{', '.join(names)}: kept by watching, which is weaker than the kernel;"
-            " `sdbox doctor` tells why"
-        )
+_WEAK = {
+    "watch": "kept by watching, which is weaker than the kernel",
+    "affinity": "kept by affinity, which the job itself can change",
+}
+
+
+def _tell_what_is_weak(plan: Plan) -> None:
+    for how, text in _WEAK.items():
+        names = [
+            name
+            for name, kept_by in plan.enforcement.items()
+            if kept_by == how and DIRECTIVES[name].controller is not None
+        ]
+        if names:
+            complain(f"{', '.join(names)}: {text}; `sdbox doctor` tells why")
 
 
 def _tell_where_it_starts(box: Box, inherited: str) -> None:

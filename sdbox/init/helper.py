@@ -4,7 +4,8 @@ A supervisor may be a large program with threads, which must not fork without ex
 stays in the supervisor's cgroup. It owns what must outlive a box by a moment: the private
 directories, and the duty to end every box when the supervisor is gone.
 
-    launch KEY     spec, report socket, stdin, stdout, stderr   -> forked KEY PID  + pidfd
+    launch KEY     spec, report socket, stdin, stdout, stderr,
+                   and what the box's end is to let go of       -> forked KEY PID  + pidfd
                                                               or -> error KEY STEP PATH ERRNO
                    for a service, whose init systemd starts     -> handed KEY      + socket
     placed KEY     the unit's cgroup directory
@@ -34,21 +35,36 @@ if TYPE_CHECKING:
 # dies when its input or output is done.
 _END_SECONDS = 30.0
 
+# Of the descriptors that come with a launch, those from here on are only held: they come after the
+# report socket and the streams.
+_HELD = 4
+
 # How long an init may take to notice that the supervisor is gone, and to end.
 _INIT_SECONDS = 10.0
 
 
 class Child:
-    """One init, and after its end the rm of its directories. `pid` is 0 if systemd forked it."""
+    """One init, and after its end the rm of its directories. `pid` is 0 if systemd forked it.
 
-    __slots__ = ("cgroup", "directories", "finishing", "pid", "pidfd")
+    `held` are descriptors that are kept open until nothing of the box runs.
+    """
 
-    def __init__(self, pid: int, pidfd: int, directories: dict[str, str]) -> None:
+    __slots__ = ("cgroup", "directories", "finishing", "held", "pid", "pidfd")
+
+    def __init__(
+        self, pid: int, pidfd: int, directories: dict[str, str], held: Sequence[int]
+    ) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.directories = directories
+        self.held = [os.dup(fd) for fd in held]
         self.cgroup = -1
         self.finishing = False
+
+    def let_go(self) -> None:
+        """Close what was held."""
+        wire.close(self.held)
+        self.held = []
 
     def reap(self) -> None:
         """Take note of the end, as a parent must."""
@@ -76,7 +92,8 @@ class Helper:
 
     def close_others(self) -> None:
         """Close every descriptor that came from the supervisor but for those of use."""
-        own = {self.control.fileno(), self.supervisor, self.self_pidfd, *self.ended}
+        held = {fd for child in self.children.values() for fd in child.held}
+        own = {self.control.fileno(), self.supervisor, self.self_pidfd, *self.ended, *held}
         close_all_but({0, 1, 2, *own})
 
     def run(self) -> NoReturn:
@@ -142,7 +159,7 @@ class Helper:
         wire.close(fds)
 
     def launch(self, key: bytes, spec: dict[str, Any], fds: Sequence[int]) -> None:
-        """Fork an init, which gets a report socket and its three streams, and tell."""
+        """Fork an init, which gets a report socket, its streams and what to hold, and tell."""
         directories: dict[str, str] = {}
         begin = self._hand_over if spec["enter"] else self._fork_child
         try:
@@ -158,7 +175,7 @@ class Helper:
     ) -> None:
         pid = self._fork(spec, fds, directories)
         pidfd = os.pidfd_open(pid)
-        self.children[key] = Child(pid, pidfd, directories)
+        self.children[key] = Child(pid, pidfd, directories, fds[_HELD:])
         self._await_end(pidfd, lambda fd: self._reap(key))
         self.tell("forked", key, pid, fds=(pidfd,))
 
@@ -173,7 +190,7 @@ class Helper:
             marshal.dump((spec, directories), file)
             file.flush()
             wire.send(ours, "box", fds=(memory, root, self.supervisor, self.self_pidfd, *fds))
-            self.children[key] = Child(0, -1, directories)
+            self.children[key] = Child(0, -1, directories, fds[_HELD:])
             self.tell("handed", key, fds=(theirs.fileno(),))
         os.close(root)
 
@@ -198,11 +215,11 @@ class Helper:
         self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
     ) -> NoReturn:
         try:
-            report, *streams = fds
+            report, *streams = fds[:_HELD]
             guardians = (self.supervisor, self.self_pidfd)
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
-            close_all_but({0, 1, 2, report, *guardians})
+            close_all_but({0, 1, 2, report, *guardians, *fds[_HELD:]})
             init = Init(spec, socket.socket(fileno=report), guardians, directories)
             init.run()
         finally:
@@ -241,6 +258,7 @@ class Helper:
 
     def _clean(self, key: bytes, child: Child) -> None:
         """Remove an ended box's directories, while other boxes are served."""
+        child.let_go()
         if child.cgroup >= 0:
             os.close(child.cgroup)
             child.cgroup = -1

@@ -53,6 +53,7 @@ class Init:
         self.guardians = guardians
         self.directories = directories
         self.cgroup = -1
+        self.exit_status = 0
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
@@ -66,7 +67,8 @@ class Init:
             # A fault here must not set the payload free.
             self._end_box()
             raise
-        os._exit(0)
+        # For who looks at the service that this is the main process of.
+        os._exit(self.exit_status)
 
     def _live(self) -> None:
         try:
@@ -95,7 +97,12 @@ class Init:
             with step("PrivateNetwork"):
                 _loopback_up()
         if namespaces & syscalls.CLONE_NEWNS:
-            mounts.mount_all(self.spec["root_directory"], self.spec["mounts"], self.directories)
+            mounts.mount_all(
+                self.spec["root_directory"],
+                self.spec["mounts"],
+                self.directories,
+                secure_root=self.spec["secure_root"],
+            )
 
     def _wait_for_release(self) -> None:
         """Block until the supervisor says that this process is in its unit."""
@@ -121,6 +128,8 @@ class Init:
         # process that ends what the payload has put elsewhere.
         # A service's init leads a session, and can't leave its group: there, the payload does.
         os.setpgid(child if os.getsid(0) == os.getpid() else 0, 0)
+        if self.spec["terminal"]:
+            os.tcsetpgrp(0, child)
         os.eventfd_write(go, 1)
         os.close(go)
         # Everything init has blocked is a signal that it must outlive; exec itself can't hang
@@ -146,7 +155,9 @@ class Init:
     def _reap(self, child: int) -> None:
         signals = syscalls.signalfd({signal.SIGCHLD})
         while True:
-            _reap_all(child, self.report)
+            for status in _reap_all(child, self.report):
+                code = os.waitstatus_to_exitcode(status)
+                self.exit_status = code if code >= 0 else 128 - code
             ready = self._poll(signals, self.report.fileno())
             if signals in ready:
                 os.read(signals, 4096)
@@ -204,15 +215,16 @@ def _become_payload(spec: dict[str, Any], writer: int) -> NoReturn:
     os._exit(1)
 
 
-def _reap_all(child: int, report: socket.socket) -> None:
-    """Reap all that has ended; report what became of the payload."""
+def _reap_all(child: int, report: socket.socket) -> list[int]:
+    """Reap all that has ended; report what became of the payload. Return its status, if it has."""
+    ended: list[int] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
         except ChildProcessError:
-            return
+            return ended
         if pid == 0:
-            return
+            return ended
         if pid != child:
             continue
         if os.WIFSTOPPED(status):
@@ -221,6 +233,7 @@ def _reap_all(child: int, report: socket.socket) -> None:
             _tell(report, "continued")
         else:
             _tell(report, "exited", status)
+            ended.append(status)
 
 
 def _tell(report: socket.socket, *fields: str | int, fds: tuple[int, ...] = ()) -> None:

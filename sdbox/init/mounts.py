@@ -26,10 +26,13 @@ def mount_all(
     root_directory: str | None,
     mounts: Iterable[tuple[str, str, dict[str, object]]],
     private_directories: Mapping[str, str],
+    *,
+    secure_root: bool = False,
 ) -> None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
-    `private_directories` are the paths of the box's own directories, by destination.
+    `private_directories` are the paths of the box's own directories, by destination. `secure_root`
+    refuses a root that others than root could have put there.
     """
     with step("mounts"):
         syscalls.make_mounts_slave()
@@ -37,7 +40,7 @@ def mount_all(
         (destination, _open(kind, destination, arguments, private_directories))
         for kind, destination, arguments in mounts
     ]
-    root = _open_root(root_directory)
+    root = _open_root(root_directory, secure=secure_root)
     for destination, tree in trees:
         if tree is not None:
             with step("mount"):
@@ -90,18 +93,27 @@ _OPENERS: dict[str, Callable[..., int | None]] = {
 }
 
 
-def _open_root(root_directory: str | None) -> int:
+def _open_root(root_directory: str | None, *, secure: bool) -> int:
     """Return where destinations are looked up: `/`, or a copy of the mounts at RootDirectory=."""
     if root_directory is None:
         return os.open("/", os.O_PATH | os.O_CLOEXEC)
-    with step("RootDirectory"):
-        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
-        tree = syscalls.open_tree(syscalls.AT_FDCWD, root_directory, flags)
-        place = os.open(root_directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with step("RootDirectory", root_directory):
+        place = _open_directory(root_directory, secure=secure)
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE | syscalls.AT_EMPTY_PATH
+        # By the descriptor, not by the path, which may have come to mean something else.
+        tree = syscalls.open_tree(place, "", flags)
         # pivot_root takes only what is attached somewhere.
         syscalls.move_mount(tree, place, root_directory)
         os.close(place)
         return tree
+
+
+def _open_directory(path: str, *, secure: bool) -> int:
+    if secure:
+        from sdbox.init.secure import open_directory
+
+        return open_directory(path)
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _attach(root: int, tree: int, destination: str) -> None:

@@ -3,7 +3,7 @@
 On its stdin is a socket in which the helper has left what init has from a fork elsewhere:
 
     box     spec and private directories, root directory, supervisor, helper, report socket,
-            stdin, stdout, stderr
+            stdin, stdout, stderr, and what the box's end is to let go of
 
 It enters the namespaces of whoever asked for the job, says `born`, with process descriptors of
 itself, and from there on is the same as a scope's.
@@ -11,10 +11,12 @@ itself, and from there on is the same as a scope's.
 
 from __future__ import annotations
 
+import fcntl
 import marshal
 import os
 import signal
 import socket
+import termios
 
 from sdbox.init import syscalls, wire
 from sdbox.init.helper import close_all_but
@@ -25,6 +27,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+# Of the descriptors that are handed over, those from here on are only held.
+_HELD = 8
+
 
 def main() -> NoReturn:
     """Be the main process of a service, which ends as the box's init does."""
@@ -34,7 +39,7 @@ def main() -> NoReturn:
     if not fields:
         # Who asked for the job is gone.
         os._exit(1)
-    memory, root, supervisor, helper, report, *streams = fds
+    memory, root, supervisor, helper, report, *streams = fds[:_HELD]
     with open(memory, "rb") as file:
         file.seek(0)
         spec, directories = marshal.load(file)  # noqa: S302 - from the helper
@@ -47,10 +52,13 @@ def main() -> NoReturn:
         os._exit(1)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+    if spec["terminal"]:
+        # This process leads the session, which has no terminal yet.
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     wire.send(sock, "born", fds=inits)
     # The process that systemd knows is one that the box must not outlive, either.
     guardians = (supervisor, helper, *inits[1:])
-    close_all_but({0, 1, 2, sock.fileno(), *guardians})
+    close_all_but({0, 1, 2, sock.fileno(), *guardians, *fds[_HELD:]})
     Init(spec, sock, guardians, directories, placed=True).run()
 
 

@@ -33,6 +33,7 @@ MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 FSOPEN_CLOEXEC = 1
 FSCONFIG_SET_STRING = 1
@@ -149,11 +150,20 @@ def new_mount(kind: str, attributes: int, **options: str) -> int:
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
     """Open `path` as if `root` were the root directory: no symlink and no `..` leads out of it."""
+    return _openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def open_without_links(above: int, path: str, flags: int = os.O_PATH) -> int:
+    """Open `path`, with ELOOP where it is a symlink or leads through one."""
+    return _openat2(above, path, flags, RESOLVE_NO_SYMLINKS)
+
+
+def _openat2(above: int, path: str, flags: int, resolve: int) -> int:
     # struct open_how: flags, mode, resolve
-    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, resolve)
     while True:
         try:
-            return _syscall(_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(24), path=path)
+            return _syscall(_OPENAT2, above, os.fsencode(path), how, ctypes.c_size_t(24), path=path)
         except BlockingIOError:
             # The kernel could not rule out a rename in between: openat2(2) says to try again.
             continue

@@ -429,6 +429,21 @@ def test_a_limit_without_one_before_is_without_swap(sdbox: Sdbox) -> None:
     assert job.end().status == 0
 
 
+@pytest.mark.needs_controller("memory")
+def test_a_limit_that_was_changed_is_the_one_that_is_told_of(sdbox: Sdbox) -> None:
+    hog = "echo up; read line; exec /usr/bin/python3 -c 'bytearray(500 << 20)'"
+    job = started(sdbox, hog, "--memory=256M")
+    quiet(sdbox, "set-property", job.id, "MemoryMax=64M")
+    process = waiting(sdbox, job.id, "--json")
+    job.send(b"\n")
+    _, out, _ = ended(process)
+    job.end()
+    report = json.loads(out)
+    assert report["reason"] == "memory"
+    assert report["memory_limit_bytes"] == 64 << 20
+    assert "memory limit of 64 megabytes" in report["message"]
+
+
 async def test_the_api(job_site: Site, new_id: Callable[[], str], unit_type: str) -> None:
     async with package.Launcher() as launcher, package.Jobs() as jobs:
         kind: Any = unit_type

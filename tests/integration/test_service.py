@@ -108,6 +108,17 @@ def test_a_payload_that_kills_its_process_group(sdbox: Sdbox) -> None:
     assert (done.account["reason"], done.account["signal"]) == ("signal", signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    ("script", "status"), [("exit 7", "status=7"), ("kill -KILL $$", "status=137")]
+)
+def test_systemd_sees_its_exit_status(sdbox: Sdbox, script: str, status: str) -> None:
+    for options in ([], ["--pid-namespace"]):
+        done = sdbox.sh(script, *options)
+        words = ("journalctl", "--no-pager", "--output=cat", f"--unit={sdbox.unit(done.id)}")
+        (told,) = (line for line in sdbox.inside(*words).out.splitlines() if "Main process" in line)
+        assert f"code=exited, {status}" in told
+
+
 async def test_through_the_launcher(new_id: Callable[[], str]) -> None:
     async with Launcher() as launcher:
         jobs = [

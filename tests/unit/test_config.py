@@ -21,6 +21,9 @@ RuntimeMaxSec = 1.5
 Environment = { OMP_NUM_THREADS = "1" }
 [box."with space"]
 BindPaths = ["", "/my dir:/data"]
+[roots]
+el7 = "/srv/roots//el7/"
+"deb12.5" = "/srv/roots/deb"
 """
 
 
@@ -39,10 +42,16 @@ def test_defaults_and_boxes(tmp_path: Path) -> None:
     assert configuration.box("with space") == Box(BindPaths=["", "/my dir:/data"])
 
 
+def test_roots(tmp_path: Path) -> None:
+    roots = load(written(tmp_path, EXAMPLE)).roots
+    assert roots == {"el7": "/srv/roots/el7", "deb12.5": "/srv/roots/deb"}
+
+
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     configuration = load(written(tmp_path, ""))
     assert configuration.defaults == Box()
     assert configuration.boxes == {}
+    assert configuration.roots == {}
 
 
 def test_only_the_default_file_may_be_missing(tmp_path: Path) -> None:
@@ -74,6 +83,13 @@ def test_an_unknown_box_lists_the_known(tmp_path: Path) -> None:
         ("PrivateTmp = true", "'PrivateTmp': no such table"),
         ("box = 5", "box is not a table"),
         ("[box]\nsmall = 5", "box.small is not a table"),
+        ("roots = []", "roots is not a table"),
+        ('[roots]\nel7 = "el7"', "[roots] el7: is not an absolute path"),
+        ('[roots]\nel7 = "/srv/../el7"', "[roots] el7: "),
+        ('[roots]\n"a/b" = "/srv"', "[roots] a/b: is not a root's name"),
+        ('[roots]\n".." = "/srv"', "[roots] ..: is not a root's name"),
+        ("[roots]\nel7 = 5", "[roots] el7: is not an absolute path"),
+        ("[roots]\nel7.9 = '/srv'", "[roots] el7: is not a root's name"),
         ("defaults = []", "defaults is not a table"),
         ("[box.small]\nMemoryMax = 1979-05-27", "[box.small] MemoryMax: "),
         ("[box.small]\nMemoryMax = [1]", "[box.small] MemoryMax: [1] is not a size"),
@@ -84,7 +100,7 @@ def test_an_unknown_box_lists_the_known(tmp_path: Path) -> None:
         (b"\xff", "not TOML: "),
         ("a = " + "[" * 100_000, "not TOML: "),
     ],
-    ids=range(15),
+    ids=range(22),
 )
 def test_a_mistake_is_one_line_with_file_and_key(
     tmp_path: Path, contents: str | bytes, message: str

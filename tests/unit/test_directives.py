@@ -13,7 +13,7 @@ from sdbox.directives import DIRECTIVES, OPTIONS, Directive, find, option_value
 from sdbox.errors import InvalidDirective
 from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.syntax import ListSyntax
-from sdbox.values import INFINITY, Bind, Percent, ResourceLimit, Usec, WorkingDirectory
+from sdbox.values import INFINITY, Bind, CPURequest, Percent, ResourceLimit, Usec, WorkingDirectory
 
 if TYPE_CHECKING:
     from datetime import timedelta as _timedelta
@@ -115,6 +115,13 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
     "CPUWeight": [("1", 1, "1"), ("10000", 10_000, "10000"), ("idle", "idle", "idle")],
     "AllowedCPUs": [("0-2,5 4", (0, 1, 2, 4, 5), "0-2,4-5")],
     "CPUAffinity": [("3-4 1", (1, 3, 4), "1,3-4")],
+    "AssignedCPUs": [
+        ("2", CPURequest(count=2), "2"),
+        ("0,4-5", CPURequest(count=3, cpus=(0, 4, 5)), "0,4-5"),
+        ("3-3", CPURequest(count=1, cpus=(3,)), "3-3"),
+        ("3,", CPURequest(count=1, cpus=(3,)), "3-3"),
+        ("0 1 0", CPURequest(count=2, cpus=(0, 1)), "0-1"),
+    ],
     "IOReadBandwidthMax": [("/dev/sda 5M", (("/dev/sda", 5_000_000),), "/dev/sda 5M")],
     "IOWriteBandwidthMax": [('"/my dir" 1 K', (("/my dir", 1000),), r"/my\ dir 1K")],
     "RuntimeMaxSec": [("90", Usec(90_000_000), "1min 30s"), ("infinity", INFINITY, "infinity")],
@@ -130,7 +137,11 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
     "PrivateIPC": [("1", True, "yes")],
     "PrivateNetwork": [("On", True, "yes")],
     "NoNewPrivileges": [("false", False, "no")],
-    "RootDirectory": [("//srv/./root/", "/srv/root", "/srv/root"), ("/a b", "/a b", "/a b")],
+    "RootDirectory": [
+        ("//srv/./root/", "/srv/root", "/srv/root"),
+        ("/a b", "/a b", "/a b"),
+        ("el7.9", "el7.9", "el7.9"),
+    ],
     "BindPaths": [
         (
             r'/a\:b:/c "/my dir" -/q:/z:norbind',
@@ -437,6 +448,16 @@ BAD: list[tuple[str, Any, str]] = [
     ("Environment", '""', "empty item"),
     ("Environment", {"A": "\ud800"}, "surrogate"),
     ("RootDirectory", "", "absolute"),
+    ("RootDirectory", "./el7", "absolute"),
+    ("RootDirectory", "..", "absolute"),
+    ("RootDirectory", "a b", "absolute"),
+    ("AssignedCPUs", "", "Give how many"),
+    ("AssignedCPUs", ",", "Give how many"),
+    ("AssignedCPUs", "0", "Give more than 0"),
+    ("AssignedCPUs", "9000", "more than Linux can have"),
+    ("AssignedCPUs", "2-1", "smaller number first"),
+    ("AssignedCPUs", "1.5", "is not a number of CPUs"),
+    ("AssignedCPUs", [0, 1], "Give how many"),
     ("User", "", "is not a user's"),
     ("PrivateTmp", "tmpfs", "disconnected"),
     ("LimitNOFILE", "5:3", "soft limit above the hard"),

@@ -30,9 +30,11 @@ LAYERS = {
         "syntax", "translate", "values", "verdict",
     ],
     "systems": [
-        "bus", "cgroup", "config", "dial", "embedded.", "ending", "groups", "helper", "host",
-        "inotify", "journal", "kmsg", "loop", "manager", "memo", "memory", "output", "plot",
-        "report", "series", "smallloop", "systemd", "usage", "users", "verbs", "watch",
+        "bus", "cgroup", "config", "cpus", "dial", "embedded.", "ending", "groups", "helper",
+        "host", "inotify", "journal", "kmsg", "line", "loop", "manager", "memo", "memory", "output",
+        "plot",
+        "report", "roots", "series", "smallloop", "systemd", "topology", "usage", "users", "verbs",
+        "watch",
     ],
     "launcher": [
         "api", "detach", "doctor", "execution", "job", "jobs", "launch", "launcher", "placing", "planning",

@@ -36,6 +36,7 @@ LIMITED = {
     "CPUQuota": ("50%", None),
     "CPUWeight": ("10", None),
     "AllowedCPUs": ("0", None),
+    "AssignedCPUs": ("1", "affinity"),
     "IOReadBandwidthMax": ("/ 1M", None),
     "IOWriteBandwidthMax": ("/ 1M", None),
 }
@@ -77,6 +78,8 @@ def plan(
     command: tuple[str, ...] = ("true",),
     credentials: Credentials | None = None,
     unit_type: UnitType = "scope",
+    cpus: tuple[int, ...] | None = None,
+    named_root: str | None = None,
 ) -> Plan:
     return make_plan(
         job=job,
@@ -86,6 +89,8 @@ def plan(
         credentials=credentials,
         caller=CALLER,
         unit_type=unit_type,
+        cpus=cpus,
+        named_root=named_root,
     )
 
 
@@ -157,6 +162,36 @@ def test_no_limit_is_kept_everywhere(name: str, controllers: frozenset[str]) -> 
     assert made.watched == {}
     # A file that is not there can't be read back.
     assert [file.contents for file in made.files] == (["max"] if controllers else [])
+
+
+def test_cpus_that_are_assigned_are_kept_by_the_cpuset() -> None:
+    made = plan(Box(AssignedCPUs=2, AllowedCPUs="0-3", CPUQuota="150%"), cpus=(1, 3))
+    assert made.box["AssignedCPUs"] == "2"
+    assert made.enforcement["AssignedCPUs"] == "kernel"
+    assert made.cpus == (1, 3)
+    assert made.cpu_limit == 1.5
+    assert values(made)["AllowedCPUs"] == bytes([0b1010])
+    assert ("cpuset.cpus", "1,3") in [(file.name, file.contents) for file in made.files]
+
+
+@pytest.mark.parametrize("unit_type", ["scope", "service"])
+def test_cpus_that_are_assigned_are_kept_by_affinity_otherwise(unit_type: UnitType) -> None:
+    made = plan(Box(AssignedCPUs=2), NONE, cpus=(1, 3), unit_type=unit_type)
+    assert made.enforcement == {"AssignedCPUs": "affinity"}
+    assert made.cpu_limit == 2
+    assert made.watched == {}
+    assert "AllowedCPUs" not in values(made)
+    if unit_type == "service":
+        assert values(made)["CPUAffinity"] == bytes([0b1010])
+    else:
+        assert ("CPUAffinity", {"cpus": [1, 3]}) in made.spec["process"]
+
+
+def test_a_roots_name_becomes_its_directory_which_is_looked_at() -> None:
+    made = plan(Box(RootDirectory="el7"), named_root="/srv/roots/el7")
+    assert made.box == {"RootDirectory": "el7"}
+    assert (made.spec["root_directory"], made.spec["secure_root"]) == ("/srv/roots/el7", True)
+    assert plan(Box(RootDirectory="/srv")).spec["secure_root"] is False
 
 
 def test_no_limit_on_time_is_the_managers_to_keep() -> None:

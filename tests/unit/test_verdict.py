@@ -209,6 +209,7 @@ def test_the_report(account: Result) -> None:
     assert report["cpu_user_seconds"] == 1.5
     assert report["oom_kills"] == 0
     assert report["tasks_peak"] is None, "what nobody kept is unknown, not 0"
+    assert report["cpus"] is None, "none were assigned"
 
 
 @pytest.mark.parametrize(

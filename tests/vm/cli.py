@@ -50,22 +50,6 @@ def _build(_: argparse.Namespace) -> int:
     return 0
 
 
-def _all(options: argparse.Namespace) -> int:
-    left_out = tier.SLOW if options.quick else ()
-    names = [name for name in tier.TIERS if name not in left_out]
-    for name in names:
-        options.tier, options.arguments = name, []
-        options.output = options.results / name
-        print(f"\n== {name}: {tier.TIERS[name].about}", flush=True)
-        # Whatever becomes of one, the report tells, and the others are tried.
-        _attempt(_suite, options)
-    options.tiers += [f"{name}={options.results / name}" for name in names]
-    status = _report(options)
-    for name in left_out:
-        print(f"{name}: not run, but with --all: {tier.TIERS[name].about}")
-    return status
-
-
 def _suite(options: argparse.Namespace) -> int:
     words = options.arguments or tier.TIERS[options.tier].tests
     return _boot(options, lambda place, slowness: order.suite(place, slowness, words))
@@ -121,12 +105,6 @@ def _parser() -> argparse.ArgumentParser:
         suite.add_argument("arguments", nargs="*", metavar="PYTEST-ARGUMENT")
         suite.set_defaults(run=_suite, tier=name)
 
-    every = _booting(commands.add_parser("all", help="all of these, and sum up"), output=False)
-    every.add_argument("--quick", action="store_true", help=f"all but {', '.join(tier.SLOW)}")
-    every.add_argument("--results", type=Path, default=RESULTS, metavar="DIRECTORY")
-    every.add_argument("tiers", nargs="*", metavar="TIER=DIRECTORY|FILE.xml")
-    every.set_defaults(run=_all)
-
     merge = commands.add_parser("report", help="sum up the results of several tiers")
     merge.add_argument("tiers", nargs="+", metavar="TIER=DIRECTORY|FILE.xml")
     merge.set_defaults(run=_report)
@@ -142,10 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _booting(parser: argparse.ArgumentParser, *, output: bool = True) -> argparse.ArgumentParser:
+def _booting(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add what can be said of every boot."""
-    if output:
-        parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where results go")
+    parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where results go")
     parser.add_argument("--seconds", type=float, help="how long it may take, boot included")
     parser.add_argument("--accelerator", choices=("auto", "kvm", "tcg"), default="auto")
     parser.add_argument("--processors", type=int, default=2, help="the vm's")

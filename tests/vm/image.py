@@ -60,11 +60,11 @@ FILES = {
 }
 PROGRAMS = {
     "etc/systemd/system/test-of-sdbox.service": "sdbox-test.service",
-    "usr/local/lib/sdbox-test/start": "start",
-    "usr/local/lib/sdbox-test/probe": "probe",
+    "usr/lib/sdbox-test/start": "start",
+    "usr/lib/sdbox-test/probe": "probe",
 }
 # The layer's part of the root: not where sdbox's own installer puts it.
-PLACE = "usr/local/lib/sdbox-test/python"
+PLACE = "usr/lib/sdbox-test/python"
 # The linters run where the checkout is, not in every tier.
 NOT_NEEDED = ("mypy", "ruff", "types-")
 

@@ -24,7 +24,7 @@ ACCELERATORS = {
 # How many times slower than this machine's a processor then is.
 SLOWNESS = {"kvm": 1.0, "tcg": 10.0}
 PROBE_SECONDS = 30.0
-_PROBE = "/usr/local/lib/sdbox-test/probe"
+_PROBE = "/usr/lib/sdbox-test/probe"
 _PROBE_ANSWER = b"sdbox-probe-booted"
 _ALWAYS = (
     *("-nodefaults", "-no-user-config", "-no-reboot"),

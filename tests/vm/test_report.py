@@ -48,11 +48,11 @@ def test_counts_and_facts(tmp_path: Path) -> None:
     ("tier", "cases", "passed"),
     [
         ("lab", (PASSED, NO_MEMORY), True),
-        ("vm", (PASSED, NO_MEMORY), False),
+        ("vm-1", (PASSED, NO_MEMORY), False),
         ("limits", (PASSED, NO_MEMORY), False),
         ("limits-252", (PASSED, NO_MEMORY), False),
-        ("vm", (PASSED, HAS_MEMORY), True),
-        ("vm", (HAS_MEMORY,), False),
+        ("vm-1", (PASSED, HAS_MEMORY), True),
+        ("vm-1", (HAS_MEMORY,), False),
         ("lab", (), False),
     ],
 )
@@ -63,10 +63,10 @@ def test_what_a_tier_may_skip(
 
 
 def test_a_tier_that_broke_down_has_not_passed(tmp_path: Path) -> None:
-    assert not read("vm", directory(tmp_path, PASSED, status="3")).passed
+    assert not read("vm-1", directory(tmp_path, PASSED, status="3")).passed
     (tmp_path / "junit.xml").write_text("<testsuites><testsuite>")
-    assert not read("vm", str(tmp_path)).passed
-    assert not read("vm", str(tmp_path / "nothing-here.xml")).passed
+    assert not read("vm-1", str(tmp_path)).passed
+    assert not read("vm-1", str(tmp_path / "nothing-here.xml")).passed
 
 
 def test_a_file_alone_is_a_tier(tmp_path: Path) -> None:

@@ -1,0 +1,467 @@
+"""AssignedCPUs=: a CPU is one job's, whoever launches jobs here, and free whenever that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sdbox import cpus, topology
+from sdbox.box import Box
+from sdbox.errors import CPUsTaken, Unenforceable
+from sdbox.launcher import Launcher
+from sdbox.values import CPURequest
+from tests.conftest import MARK, SECONDS, wait_for_units
+from tests.pace import times
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sdbox.manager import Manager
+    from tests.conftest import Running, Sdbox, Site
+
+FOUR = frozenset(range(4))
+ONE = CPURequest(count=1)
+
+# Asks for so many of four CPUs at each line, says which it has, and lets go of them at the next.
+LAUNCHER = """
+import sys
+sys.path[:] = {path!r}
+from sdbox import cpus, loop
+from sdbox.errors import CPUsTaken
+from sdbox.values import CPURequest
+for line in sys.stdin:
+    asked = CPURequest(count=int(line))
+    places = {{"directory": {directory!r}, "sysfs": {sysfs!r}}}
+    try:
+        claim = loop.run(cpus.claim(asked, frozenset(range(4)), **places))
+    except CPUsTaken:
+        print("none", flush=True)
+        continue
+    print(*claim.cpus, flush=True)
+    sys.stdin.readline()
+    claim.close()
+    print("free", flush=True)
+"""
+
+
+class Place:
+    """A host of four CPUs, of two cores, and the launchers on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = str(directory / "run" / "cpus")
+        (directory / "run").mkdir()
+        self.sysfs = str(directory / "cpu")
+        for cpu in range(4):
+            _describe(Path(self.sysfs, f"cpu{cpu}"), core=cpu % 2)
+        Path(self.sysfs, "online").write_text("0-3\n")
+        self.launchers: list[subprocess.Popen[str]] = []
+
+    def launcher(self) -> subprocess.Popen[str]:
+        program = LAUNCHER.format(path=sys.path, directory=self.directory, sysfs=self.sysfs)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self.launchers.append(process)
+        return process
+
+    async def claim(
+        self, request: CPURequest = ONE, allowed: frozenset[int] = FOUR, *, seconds: float = 0.0
+    ) -> cpus.Claim:
+        return await cpus.claim(
+            request, allowed, seconds=seconds, directory=self.directory, sysfs=self.sysfs
+        )
+
+    def close(self) -> None:
+        for process in self.launchers:
+            process.kill()
+            process.communicate(timeout=SECONDS)
+
+
+def _describe(cpu: Path, core: int) -> None:
+    """As the kernel describes one of the CPUs of two cores with a cache of their own each."""
+    siblings = f"{core},{core + 2}\n"
+    files = {
+        "topology/core_id": f"{core}\n",
+        "topology/physical_package_id": "0\n",
+        "topology/thread_siblings_list": siblings,
+        "cache/index0/level": "1\n",
+        "cache/index0/shared_cpu_list": f"{cpu.name[3:]}\n",
+        "cache/index2/level": "2\n",
+        "cache/index2/shared_cpu_list": siblings,
+    }
+    for name, text in files.items():
+        (cpu / name).parent.mkdir(parents=True, exist_ok=True)
+        (cpu / name).write_text(text)
+    (cpu / "node1").mkdir()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    host = Place(tmp_path)
+    yield host
+    host.close()
+
+
+def say(process: subprocess.Popen[str], line: object) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+
+
+def heard(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], SECONDS)[0]
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("counts", [(1,) * 8, (1, 2, 3, 1, 2, 1, 4, 2)], ids=["alike", "mixed"])
+def test_launchers_that_race_never_get_the_same_twice(
+    place: Place, counts: tuple[int, ...]
+) -> None:
+    launchers = [place.launcher() for _ in counts]
+    for _ in range(times(200, least=20)):
+        for process, count in zip(launchers, counts, strict=True):
+            say(process, count)
+        answers = [heard(process) for process in launchers]
+        given = [cpu for answer in answers if answer != "none" for cpu in answer.split()]
+        assert len(given) == len(set(given))
+        assert set(given) <= set("0123")
+        for process, answer, count in zip(launchers, answers, counts, strict=True):
+            if answer == "none":
+                # Nor is anybody refused what is there.
+                assert 4 - len(given) < count
+            else:
+                assert len(answer.split()) == count
+                say(process, "")
+        assert [heard(p) for p, a in zip(launchers, answers, strict=True) if a != "none"] == [
+            "free" for answer in answers if answer != "none"
+        ]
+
+
+async def test_what_a_killed_launcher_had_is_free(place: Place) -> None:
+    process = place.launcher()
+    say(process, 4)
+    assert heard(process) == "0 1 2 3"
+    with pytest.raises(CPUsTaken):
+        await place.claim()
+    waiting = asyncio.create_task(place.claim(CPURequest(count=4), seconds=SECONDS))
+    await asyncio.sleep(0)
+    process.kill()
+    claim = await waiting
+    assert claim.cpus == (0, 1, 2, 3)
+    claim.close()
+
+
+async def test_who_waits_is_told(place: Place) -> None:
+    """Each of a row of waiting ones is next as soon as the one before lets go."""
+    claim = await place.claim(CPURequest(count=4))
+    waiting = [
+        asyncio.create_task(place.claim(CPURequest(count=3), seconds=SECONDS)) for _ in range(5)
+    ]
+    begun = time.monotonic()
+    claim.close()
+    for _ in range(5):
+        done, rest = await asyncio.wait(
+            waiting, timeout=SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert len(done) == 1
+        done.pop().result().close()
+        waiting = list(rest)
+    assert time.monotonic() - begun < 5, "they looked by themselves, at last"
+
+
+async def test_a_descriptor_that_is_inherited_holds(place: Place) -> None:
+    claim = await place.claim(CPURequest(count=4))
+    sleeper = await asyncio.create_subprocess_exec("sleep", "600", pass_fds=[claim.fd])
+    claim.close()
+    with pytest.raises(CPUsTaken):
+        await place.claim()
+    sleeper.kill()
+    await sleeper.wait()
+    (await place.claim()).close()
+
+
+async def test_which_are_chosen(place: Place) -> None:
+    one = await place.claim()
+    two = await place.claim(CPURequest(count=2))
+    rest = await place.claim()
+    assert (one.cpus, two.cpus, rest.cpus) == ((0,), (1, 3), (2,))
+    for claim in (one, two, rest):
+        claim.close()
+    some = await place.claim(CPURequest(count=2, cpus=(2, 3)))
+    assert some.cpus == (2, 3)
+    with pytest.raises(CPUsTaken, match=r"AssignedCPUs=1,3: CPUs 1,3 can't be had: a job that"):
+        await place.claim(CPURequest(count=2, cpus=(1, 3)))
+    others = await place.claim(CPURequest(count=1), frozenset({1, 2}))
+    assert others.cpus == (1,)
+    some.close()
+    others.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "allowed", "message"),
+    [
+        (CPURequest(count=3), {0, 2}, "3 are asked for, and a job may have CPUs 0,2 here"),
+        (CPURequest(count=5), {0, 1, 2, 3, 4}, "5 are asked for, and a job may have CPUs 0-3"),
+        (CPURequest(count=1), set(), "1 are asked for, and a job may have none here"),
+        (CPURequest(count=1, cpus=(1,)), {0, 2}, "CPU 1 can't be had: a job may have CPUs 0,2"),
+        (CPURequest(count=1, cpus=(9,)), {0, 9}, "CPU 9 can't be had: a job may have CPU 0 here"),
+    ],
+)
+async def test_what_can_never_be_had(
+    place: Place, request_: CPURequest, allowed: set[int], message: str
+) -> None:
+    with pytest.raises(Unenforceable) as caught:
+        await place.claim(request_, frozenset(allowed), seconds=SECONDS)
+    assert message in str(caught.value)
+
+
+def test_the_topology_that_is_read(place: Place) -> None:
+    found = topology.read(place.sysfs)
+    assert list(found) == [0, 1, 2, 3]
+    assert found[2] == topology.Cpu(
+        number=2,
+        core_number=0,
+        socket=0,
+        node=1,
+        core=frozenset({0, 2}),
+        cache=frozenset({0, 2}),
+    )
+
+
+def test_the_topology_of_this_machine() -> None:
+    found = topology.read()
+    assert os.sched_getaffinity(0) <= found.keys()
+    assert all(cpu.number in cpu.core <= cpu.cache for cpu in found.values())
+
+
+async def test_what_others_can_reach_is_roots_alone(place: Place) -> None:
+    claim = await place.claim()
+    status = os.stat(place.directory)
+    assert (status.st_uid, status.st_mode & 0o777) == (os.getuid(), 0o700)
+    claim.close()
+
+
+# With real jobs. Of all CPUs just two are theirs, as if the machine had no more.
+TWO = tuple(sorted(os.sched_getaffinity(0)))[:2]
+ALLOWED = [] if len(TWO) < 2 else ["-p", f"CPUAffinity={TWO[0]},{TWO[1]}"]
+ASK_FOR_ONE = [*ALLOWED, "--cpus=1"]
+SHOW = "sed -n 's/^Cpus_allowed_list:.//p' /proc/self/status"
+
+needs_two = pytest.mark.skipif(len(TWO) < 2, reason="this machine has one CPU")
+
+
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def start(sdbox: Sdbox, *options: str) -> tuple[Running, int]:
+    """Start a job that waits for a line; return it and the CPU that it sees itself on."""
+    running = sdbox.start_sh(f"{SHOW}; read line", *ASK_FOR_ONE, *options)
+    return running, int(running.line())
+
+
+def holder_of(sdbox: Sdbox, cpu: int) -> str | None:
+    listed = {entry["cpu"]: entry for entry in json.loads(sdbox.call("cpus", "--json").out)}
+    assert listed[cpu]["held"] == (listed[cpu]["job"] is not None)
+    job: str | None = listed[cpu]["job"]
+    return job
+
+
+@needs_two
+def test_two_jobs_have_different_cpus_and_the_third_has_none(sdbox: Sdbox, job_site: Site) -> None:
+    first, one = start(sdbox)
+    second, two = start(sdbox)
+    assert {one, two} == set(TWO)
+    assert (holder_of(sdbox, one), holder_of(sdbox, two)) == (first.id, second.id)
+    third = sdbox.run(*ASK_FOR_ONE, "--", "true", report=True)
+    assert (third.status, third.out) == (125, "")
+    assert re.fullmatch(r"sdbox: AssignedCPUs=1: [^\n]*\n", third.err)
+    assert f"{first.id} has CPU {one}" in third.err
+    assert f"{second.id} has CPU {two}" in third.err
+    assert "--wait-cpus" in third.err
+    first.send(b"\n")
+    assert first.end().status == 0
+    assert holder_of(sdbox, one) is None
+    done = sdbox.sh(SHOW, *ASK_FOR_ONE, report=True)
+    assert done.out == f"{one}\n"
+    by = "kernel" if "cpuset" in job_site.controllers else "affinity"
+    assert done.account["enforcement"]["AssignedCPUs"] == by
+    assert ("kept by affinity" in done.err) == (by == "affinity")
+    assert done.account["cpus"] == [one]
+    assert done.account["box"]["AssignedCPUs"] == "1"
+
+
+@needs_two
+@pytest.mark.needs_controller("cpuset")
+def test_a_job_cant_get_off_its_cpu(sdbox: Sdbox) -> None:
+    done = sdbox.sh(
+        f"taskset -pc {TWO[0]},{TWO[1]} $$ >/dev/null; {SHOW}", f"--cpus={TWO[1]}-{TWO[1]}"
+    )
+    assert done.out == f"{TWO[1]}\n"
+
+
+@needs_two
+def test_the_cpu_of_a_killed_supervisor_is_free(sdbox: Sdbox) -> None:
+    first, one = start(sdbox)
+    _, two = start(sdbox)
+    waiting = sdbox.start_sh(SHOW, *ASK_FOR_ONE, f"--wait-cpus={SECONDS:g}s")
+    wait_until(lambda: _waits(waiting.pid))
+    assert holder_of(sdbox, one) == first.id
+    first.signal(signal.SIGKILL)
+    assert waiting.line() == str(one)
+    assert waiting.end().status == 0
+    assert holder_of(sdbox, two) is not None
+
+
+def _waits(pid: int) -> bool:
+    """Whether a process has inotify(7) tell it of something."""
+    with contextlib.suppress(OSError):
+        return any("inotify wd:" in p.read_text() for p in Path(f"/proc/{pid}/fdinfo").iterdir())
+    return False
+
+
+@needs_two
+def test_exactly_these(sdbox: Sdbox) -> None:
+    assert sdbox.sh(SHOW, f"--cpus={TWO[1]}-{TWO[1]}").out == f"{TWO[1]}\n"
+    both = sdbox.start_sh(f"{SHOW}; read line", f"--cpus={TWO[0]},{TWO[1]}")
+    assert topology.parse(both.line()) == set(TWO)
+    refused = sdbox.run(f"--cpus={TWO[1]},{TWO[0]}", "--", "true")
+    assert refused.status == 125
+    assert f"{both.id} has CPUs" in refused.err
+
+
+@needs_two
+def test_waiting_has_an_end(sdbox: Sdbox) -> None:
+    both = sdbox.start_sh("echo; read line", f"--cpus={TWO[0]},{TWO[1]}")
+    both.line()
+    begun = time.monotonic()
+    done = sdbox.run(*ASK_FOR_ONE, "--wait-cpus=300ms", "--", "true")
+    assert time.monotonic() - begun >= 0.3
+    assert done.status == 125
+    assert "after 0.3 s" in done.err
+    assert both.id in done.err
+
+
+@needs_two
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_waiting(sdbox: Sdbox, number: signal.Signals) -> None:
+    both = sdbox.start_sh("echo; read line", f"--cpus={TWO[0]},{TWO[1]}")
+    both.line()
+    waiting = sdbox.start(*ASK_FOR_ONE, "--wait-cpus=10m", "--", "true")
+    wait_until(lambda: _waits(waiting.pid))
+    waiting.signal(number)
+    done = waiting.end()
+    assert (done.status, done.err) == (-number, "")
+
+
+def test_who_waits_for_nothing_is_told_at_once(sdbox: Sdbox) -> None:
+    done = sdbox.run("--wait-cpus=10m", "--", "true")
+    assert (done.status, done.err.count("\n")) == (125, 1)
+    assert "Add --cpus" in done.err
+    done = sdbox.run("--cpus=1", "--wait-cpus=soon", "--", "true")
+    assert (done.status, done.err.count("\n")) == (125, 1)
+    assert '--wait-cpus: "soon" is not a span of time' in done.err
+
+
+def test_the_payload_has_nothing_of_it(sdbox: Sdbox) -> None:
+    done = sdbox.sh("ls -l /proc/self/fd", "--cpus=1")
+    assert done.status == 0
+    assert str(cpus.DIRECTORY) not in done.out
+
+
+def test_a_launch_that_fails_lets_go(sdbox: Sdbox) -> None:
+    done = sdbox.run("--cpus=1", "--", "/no/such/program")
+    assert done.status == 127
+    assert sdbox.ids[-1] not in sdbox.call("cpus").out
+    done = sdbox.run("--cpus=1", "--output=/no/such/directory/file", "--", "true")
+    assert done.status == 125
+    assert sdbox.ids[-1] not in sdbox.call("cpus").out
+
+
+# What is left of a service systemd ends itself.
+@needs_two
+@pytest.mark.parametrize("unit_type", ["scope"])
+def test_a_payload_that_nobody_sees_to_keeps_its_cpu(sdbox: Sdbox) -> None:
+    """Supervisor, helper and init are killed in one moment; the payload is not, and lives on."""
+    running = sdbox.start_sh(f"{SHOW}; read line; exec sleep 600", *ASK_FOR_ONE)
+    cpu = int(running.line())
+    members = sdbox.members(running.id)
+    helper = int(_children(running.pid))
+    payload = next(pid for pid in members if _name(pid) in ("sh", "sleep"))
+    theirs = [running.pid, helper, *(pid for pid in members if pid != payload)]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in theirs:
+            os.kill(pid, number)
+    running.process.wait(SECONDS)
+    assert holder_of(sdbox, cpu) == running.id
+    os.kill(payload, signal.SIGKILL)
+    wait_until(lambda: holder_of(sdbox, cpu) is None)
+
+
+def _children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+@needs_two
+async def test_a_launchers_jobs(new_id: Callable[[], str]) -> None:
+    box = Box(AssignedCPUs=1, CPUAffinity=TWO)
+    async with Launcher() as launcher:
+        jobs = [await launcher.start(["sleep", "600"], box=box, id=new_id()) for _ in range(2)]
+        assert {job.plan.cpus for job in jobs} == {(cpu,) for cpu in TWO}
+        with pytest.raises(CPUsTaken):
+            await launcher.start(["true"], box=box, id=new_id())
+        third = asyncio.create_task(launcher.run(["true"], box=box, id=new_id(), wait_cpus=SECONDS))
+        await jobs[0].kill()
+        result = await third
+        assert (result.exit_code, result.cpus) == (0, jobs[0].plan.cpus)
+        await jobs[1].kill()
+        await asyncio.gather(*(job.wait() for job in jobs))
+        assert not {job.id for job in jobs} & {
+            one.job for one in cpus.holders(topology.read()).values()
+        }
+
+
+@needs_two
+@pytest.mark.parametrize("unit_type", ["service"])
+async def test_a_detached_job_keeps_its_cpu(sdbox: Sdbox, job_manager: Manager) -> None:
+    job = sdbox.new_id()
+    done = sdbox.call(
+        *("run", "--detach", f"--id={job}", *ASK_FOR_ONE, "--", "sleep", "600"),
+        env={**os.environ, MARK: job},
+    )
+    assert done.status == 0
+    held = [cpu for cpu in TWO if holder_of(sdbox, cpu) == job]
+    assert len(held) == 1
+    assert sdbox.call("kill", job).status == 0
+    await wait_for_units([f"sdbox-{job}.service", f"sdbox.supervisor-{job}.service"])
+    assert holder_of(sdbox, held[0]) is None
+
+
+@needs_two
+def test_the_table(sdbox: Sdbox) -> None:
+    running, cpu = start(sdbox)
+    lines = [line.split() for line in sdbox.call("cpus").out.splitlines()]
+    assert [line[0] for line in lines] == [str(number) for number in topology.read()]
+    assert {line[0]: line[-1] for line in lines}[str(cpu)] == running.id

@@ -1,0 +1,314 @@
+"""Named roots: jobs in them, and what keeps a directory from being one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sdbox.box import Box
+from sdbox.errors import LaunchFailed
+from sdbox.init import secure
+from sdbox.init.steps import StepError
+from sdbox.launch import begin
+from sdbox.launcher import Launcher
+from sdbox.planning import caller, plan_for
+from tests.pace import times
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Outcome, Sdbox
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def roots() -> Iterator[Path]:
+    """A directory for roots that is root's, as all above it. Not below /tmp, which is not."""
+    place = Path(tempfile.mkdtemp(prefix="sdbox-roots-", dir="/srv"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+def make_root(place: Path, name: str = "good") -> Path:
+    """A root that tells its name."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    (place / "bin").mkdir(parents=True)
+    shutil.copy(busybox, place / "bin" / "busybox")
+    (place / "bin" / "sh").symlink_to("busybox")
+    (place / "bin" / "cat").symlink_to("busybox")
+    (place / "name").write_text(f"{name}\n")
+    return place
+
+
+def configured(directory: Path, **places: Path | str) -> str:
+    """A configuration with these roots."""
+    lines = [f'{name} = "{place}"' for name, place in places.items()]
+    path = directory / "sdbox.toml"
+    path.write_text("\n".join(["[roots]", *lines, ""]))
+    return str(path)
+
+
+def in_root(sdbox: Sdbox, configuration: str, name: str = "el7") -> Outcome:
+    return sdbox.run(f"--config={configuration}", f"--root={name}", "--", "cat", "/name")
+
+
+def test_a_job_in_a_named_root(sdbox: Sdbox, roots: Path) -> None:
+    place = make_root(roots / "el7")
+    configuration = configured(roots, el7=place)
+    done = sdbox.run(
+        *(f"--config={configuration}", "--root=el7", "--", "sh", "-c", "cat /name; echo /*"),
+        report=True,
+    )
+    assert done.out == "good\n/bin /dev /name /proc /run /sys\n"
+    assert done.account["box"] == {"RootDirectory": "el7"}
+    assert done.account["enforcement"] == {"RootDirectory": "kernel"}
+
+
+def test_a_name_that_nobody_has_configured(sdbox: Sdbox, roots: Path) -> None:
+    configuration = configured(roots, el7=roots, el8=roots)
+    done = in_root(sdbox, configuration, "el9")
+    assert (done.status, done.out) == (125, "")
+    assert done.err == f"sdbox: el9: no such root in {configuration}. There are: el7, el8\n"
+    done = in_root(sdbox, configured(roots), "el9")
+    assert done.status == 125
+    assert 'Add el9 = "/…" to its table [roots]' in done.err
+
+
+def test_a_path_is_still_what_root_says_it_is(sdbox: Sdbox, roots: Path) -> None:
+    make_root(roots / "el7").chmod(0o777)
+    done = sdbox.run(f"--root={roots}/el7", "--", "cat", "/name")
+    assert (done.status, done.out) == (0, "good\n")
+    assert sdbox.run("--root=./el7", "--", "true").status == 125
+
+
+def _write_by_others(root: Path) -> None:
+    root.chmod(0o757)
+
+
+def _write_by_group(root: Path) -> None:
+    root.chmod(0o775)
+
+
+def _below_a_sticky_directory(root: Path) -> None:
+    root.parent.chmod(0o1777)
+
+
+def _a_users(root: Path) -> None:
+    os.chown(root, 1234, 0)
+
+
+def _below_a_users(root: Path) -> None:
+    os.chown(root.parent, 1234, 0)
+
+
+def _a_link(root: Path) -> None:
+    root.rename(root.parent / "real")
+    root.symlink_to("real")
+
+
+def _below_a_link(root: Path) -> None:
+    root.parent.rename(root.parent.parent / "real")
+    root.parent.symlink_to("real")
+
+
+def _a_file(root: Path) -> None:
+    shutil.rmtree(root)
+    root.touch()
+
+
+FAULTS: list[tuple[Callable[[Path], None], str, str]] = [
+    (_write_by_others, "roots/el7 may be written to by others than root", "chmod go-w "),
+    (_write_by_group, "roots/el7 may be written to by others than root", "chmod go-w "),
+    (_below_a_sticky_directory, "roots may be written to by others than root", "chmod go-w "),
+    (_a_users, "roots/el7 is not root's", "chown root "),
+    (_below_a_users, "roots is not root's", "chown root "),
+    (_a_link, "roots/el7 is a symbolic link", "Name the directory itself"),
+    (_below_a_link, "roots is a symbolic link", "Name the directory itself"),
+    (shutil.rmtree, "roots/el7 is not there", "[roots]"),
+    (_a_file, "roots/el7 is not a directory", "[roots]"),
+]
+faults = pytest.mark.parametrize(
+    ("spoil", "message", "remedy"), FAULTS, ids=[one[0].__name__.strip("_") for one in FAULTS]
+)
+
+
+@faults
+@pytest.mark.parametrize("unit_type", ["scope"])
+def test_what_is_no_secure_root_is_refused(
+    sdbox: Sdbox, roots: Path, spoil: Callable[[Path], None], message: str, remedy: str
+) -> None:
+    place = make_root(roots / "roots" / "el7")
+    configuration = configured(roots, el7=place)
+    assert in_root(sdbox, configuration).out == "good\n"
+    spoil(place)
+    done = in_root(sdbox, configuration)
+    assert (done.status, done.out, done.err.count("\n")) == (125, "", 1)
+    assert done.err.startswith(f"sdbox: root el7: {roots}/{message}. ")
+    assert remedy in done.err
+    listed = sdbox.call("roots", f"--config={configuration}")
+    assert listed.status == 1
+    assert message in listed.out
+
+
+@pytest.mark.parametrize("unit_type", ["scope"])
+def test_below_a_directory_for_all(sdbox: Sdbox, roots: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        place = make_root(Path(directory) / "el7")
+        done = in_root(sdbox, configured(roots, el7=place))
+    assert done.status == 125
+    assert done.err.startswith("sdbox: root el7: /tmp may be written to by others than root. ")
+
+
+@faults
+async def test_init_looks_for_itself(
+    roots: Path,
+    new_id: Callable[[], str],
+    spoil: Callable[[Path], None],
+    message: str,
+    remedy: str,
+) -> None:
+    """What was good when the launch was planned, and is no more when the box is set up."""
+    place = make_root(roots / "roots" / "el7")
+    configuration = configured(roots, el7=place)
+    async with Launcher() as launcher:
+        plan = plan_for(
+            launcher.host,
+            ["cat", "/name"],
+            Box(RootDirectory="el7"),
+            job=new_id(),
+            caller=caller(),
+            configuration=configuration,
+        )
+        spoil(place)
+        launch = begin(launcher._connected().helper, plan, (0, 1, 2))
+        with pytest.raises(LaunchFailed) as caught:
+            await launcher.execute(launch)
+    assert caught.value.message == f"RootDirectory: {roots}/{message}"
+    assert remedy in caught.value.hint
+
+
+def test_the_descriptor_is_of_the_directory_itself(roots: Path) -> None:
+    place = make_root(roots / "el7")
+    fd = secure.open_directory(f"{place}/")
+    assert os.path.samestat(os.fstat(fd), place.stat())
+    os.close(fd)
+    fd = secure.open_directory("/")
+    assert os.path.samestat(os.fstat(fd), os.stat("/"))
+    os.close(fd)
+
+
+class Swapper(threading.Thread):
+    """Changes two directory entries for each other, again and again, as fast as it can."""
+
+    def __init__(self, one: Path, other: Path) -> None:
+        super().__init__(daemon=True)
+        self.paths = os.fsencode(one), os.fsencode(other)
+        self.ended = threading.Event()
+        self.times = 0
+
+    def run(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        one, other = self.paths
+        while not self.ended.is_set():
+            if libc.renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE):
+                raise OSError(ctypes.get_errno(), "renameat2")
+            self.times += 1
+
+
+@contextlib.contextmanager
+def swapped(one: Path, other: Path) -> Iterator[Swapper]:
+    swapper = Swapper(one, other)
+    swapper.start()
+    try:
+        yield swapper
+    finally:
+        swapper.ended.set()
+        swapper.join()
+
+
+def test_a_root_that_becomes_a_link_meanwhile(roots: Path) -> None:
+    """It is what was looked at, or refused, and never what the link leads to."""
+    place = make_root(roots / "above" / "el7")
+    evil = make_root(roots / "evil" / "el7", "evil")
+    evil.chmod(0o777)
+    (roots / "link").symlink_to("evil")
+    found, refused = 0, set()
+    with swapped(roots / "above", roots / "link") as swapper:
+        for _ in range(times(5000, least=500)):
+            try:
+                fd = secure.open_directory(str(place))
+            except StepError as error:
+                refused.add(error.number)
+                continue
+            name = os.open("name", os.O_RDONLY, dir_fd=fd)
+            assert os.read(name, 16) == b"good\n"
+            assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o755
+            os.close(name)
+            os.close(fd)
+            found += 1
+    assert swapper.times > 100
+    assert found > 0
+    assert refused == {errno.ELOOP}
+
+
+@pytest.mark.parametrize("unit_type", ["scope"])
+def test_jobs_in_a_root_that_becomes_a_link_meanwhile(sdbox: Sdbox, roots: Path) -> None:
+    place = make_root(roots / "above" / "el7")
+    make_root(roots / "evil" / "el7", "evil")
+    (roots / "link").symlink_to("evil")
+    configuration = configured(roots, el7=place)
+    with swapped(roots / "above", roots / "link"):
+        done = [in_root(sdbox, configuration) for _ in range(times(40, least=10))]
+    for one in done:
+        if one.status == 0:
+            assert one.out == "good\n"
+        else:
+            assert (one.status, one.out) == (125, "")
+            assert "above is a symbolic link" in one.err
+    assert {one.status for one in done} == {0, 125}
+
+
+def test_the_list(sdbox: Sdbox, roots: Path) -> None:
+    good, bad = make_root(roots / "el7"), make_root(roots / "el6")
+    bad.chmod(0o777)
+    configuration = configured(roots, el7=good, deb12=good, el6=bad)
+    done = sdbox.call("roots", f"--config={configuration}", "--json")
+    assert done.status == 1
+    fault = f"{bad} may be written to by others than root"
+    assert json.loads(done.out) == [
+        {"name": "deb12", "path": str(good), "fault": ""},
+        {"name": "el6", "path": str(bad), "fault": fault},
+        {"name": "el7", "path": str(good), "fault": ""},
+    ]
+    bad.chmod(0o755)
+    assert sdbox.call("roots", f"--config={configuration}").status == 0
+
+
+def test_what_condor_is_told(sdbox: Sdbox, roots: Path) -> None:
+    good, bad = make_root(roots / "el7"), make_root(roots / "el6")
+    bad.chmod(0o777)
+    configuration = configured(roots, el7=good, deb12=good, el6=bad)
+    done = sdbox.call("roots", f"--config={configuration}", "--classad")
+    assert done.out == 'NamedChroot = "deb12,el7"\n-\n'
+    assert done.err.startswith("sdbox: el6 is not advertised: ")
+    done = sdbox.call("roots", f"--config={configured(roots)}", "--classad")
+    assert (done.status, done.out) == (0, 'NamedChroot = ""\n-\n')
