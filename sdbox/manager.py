@@ -50,6 +50,10 @@ _JOB_RETRY_SECONDS = 0.05
 # A job's result that systemd does not know: the connection was lost with it.
 _LOST = "lost"
 _STOP_AGAIN = ("frozen", _LOST)
+# For each job under way systemd has a match rule on its own connection, and dbus-daemon's default
+# lets it have 512 (max_match_rules_per_connection); with one more systemd drops the connection, and
+# with it what came of all jobs (tried). Others have jobs, too.
+_MOST_JOBS = 200
 
 _JOB_HINTS = {
     "canceled": "Another request for the unit, such as systemctl stop, replaced it",
@@ -98,6 +102,7 @@ class Manager:
 
     def __init__(self, systemd: Systemd) -> None:
         self._systemd = systemd
+        self._places = loop.Semaphore(_MOST_JOBS)
 
     @property
     def version(self) -> int:
@@ -378,9 +383,10 @@ class Manager:
 
         That is _LOST where the connection was lost, and with it what came of the call.
         """
-        # Opened before: the job may have ended before its path is known.
-        with self._systemd.jobs.open(unit) as mailbox:
-            try:
+        await self._places.acquire()
+        try:
+            # Opened before: the job may have ended before its path is known.
+            with self._systemd.jobs.open(unit) as mailbox:
                 (job,) = await self._systemd.call(
                     member, signature, (unit, *arguments), unit=unit, fds=fds, once=True
                 )
@@ -388,8 +394,10 @@ class Manager:
                     path, result = await mailbox.get()
                     if path == job:
                         return str(result)
-            except ConnectionLost:
-                return _LOST
+        except ConnectionLost:
+            return _LOST
+        finally:
+            self._places.release()
 
     async def _call(
         self,

@@ -118,6 +118,17 @@ async def test_many_scopes_at_once(manager: Manager, spawn: Spawn) -> None:
     assert all(ended(process) for process in processes)
 
 
+async def test_more_jobs_at_once_than_systemds_connection_takes(
+    manager: Manager, spawn: Spawn
+) -> None:
+    # dbus-daemon lets a connection have 512 match rules, and systemd needs one for each job.
+    process = spawn()
+    units = await asyncio.gather(*(started(manager, process) for _ in range(600)))
+    assert len(set(units)) == 600
+    await asyncio.gather(*(manager.destroy(unit) for unit in units))
+    assert ended(process)
+
+
 async def test_a_name_that_is_taken(manager: Manager, spawn: Spawn) -> None:
     unit = await started(manager, spawn())
     error = await refusal(manager.start_scope(unit, [], pids=[spawn().inner_pid]))
