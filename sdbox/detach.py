@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 # The supervisor has time-outs of its own for each step, which say more.
 _START_SECONDS = 300.0
 
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from sdbox.cli.detached import main; main()"
+# At the end of the path: nothing of the caller's may stand for a module of the standard library.
+# One expression: see `sdbox.service`.
+_PROGRAM = (
+    "__import__('sys').path.extend({path!r})"
+    " or __import__('sdbox.cli.detached', fromlist=['main']).main()"
+)
 
 
 def supervisor_unit(job: str) -> str:
@@ -78,7 +83,7 @@ async def _start(connection: Connection, plan: Plan, stdin: int) -> None:
         await connection.manager.start_service(
             supervisor_unit(plan.job),
             _properties(plan),
-            command=[sys.executable, "-I", "-S", "-c", _PROGRAM.format(path=sys.path)],
+            command=[sys.executable, "-I", "-S", "-c", _PROGRAM.format(path=_path())],
             stdin=stdin,
         )
     except ManagerRefused as error:
@@ -87,6 +92,11 @@ async def _start(connection: Connection, plan: Plan, stdin: int) -> None:
         raise ManagerRefused(
             f"{plan.job}: there is a job of that id", name=error.name, hint="Choose another id"
         ) from None
+
+
+def _path() -> list[str]:
+    """Where this process finds its modules, wherever another is."""
+    return [os.path.abspath(place) for place in sys.path if place]
 
 
 def supervised(plan: Plan) -> Plan:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
 from sdbox.box import Box
+from sdbox.detach import detach
 from sdbox.errors import ManagerUnavailable
 from sdbox.execution import connect, execute
 from sdbox.helper import Helper
@@ -23,10 +25,9 @@ from sdbox.planner import new_id
 from sdbox.planning import assigned, caller, encoded, plan_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
 
-    from sdbox.cpus import Claim
     from sdbox.host import Choice, Endpoint, Host
     from sdbox.job import Job
     from sdbox.jobs import Jobs
@@ -38,19 +39,24 @@ if TYPE_CHECKING:
     from sdbox.result import Result
 
 
-class Options(TypedDict, total=False):
-    """What `Launcher.start` takes beside the command."""
+class DetachOptions(TypedDict, total=False):
+    """What `Launcher.detach` takes beside the command."""
 
     box: Box | None
     id: str | None
-    unit_type: UnitType
-    stdin: int
     stdout: int
     stderr: int
     output: str
     environment: Mapping[str, str] | None
     record: TextIO | None
     wait_cpus: float
+
+
+class Options(DetachOptions, total=False):
+    """What `Launcher.start` takes beside the command."""
+
+    unit_type: UnitType
+    stdin: int
 
 
 class Launcher:
@@ -145,10 +151,36 @@ class Launcher:
         InvalidDirective, ManagerUnavailable, ManagerRefused and TimedOut; then
         nothing of the job is left.
         """
+        unit_type = options.get("unit_type", "scope")
+        async with self._planned(command, options, unit_type) as (plan, held):
+            launch = await self._begin(plan, options, held)
+        return await self.execute(launch)
+
+    async def detach(self, command: Command, **options: Unpack[DetachOptions]) -> str:
+        """Start a command in a box that goes on without this program; return its id when it runs.
+
+        It is a service, with nothing to read on its stdin, and writes to the journal unless
+        `output` says otherwise. `launcher.jobs` and `sdbox.Jobs` wait for it. Else as `start`.
+        """
+        async with self._planned(command, options, "service") as (plan, held):
+            given: DetachOptions = {"output": "journal", **options}
+            outlets = await self._outlets(plan, given)
+            try:
+                await detach(self._connected(), plan, _files(outlets, options.get("record"), held))
+            finally:
+                outlets.handed_over()
+                for stream in outlets.to_journal:
+                    stream.close()
+        return plan.job
+
+    @asynccontextmanager
+    async def _planned(
+        self, command: Command, options: DetachOptions, unit_type: UnitType
+    ) -> AsyncIterator[tuple[Plan, tuple[int, ...]]]:
+        """Plan a job; with it come descriptors that the job is to have before the body is over."""
         connection = self._connected()
         given = options.get("environment")
         environment = os.environb if given is None else encoded(given)
-        unit_type = options.get("unit_type", "scope")
         box = options.get("box") or Box()
         claim = await assigned(connection.endpoint, box, seconds=options.get("wait_cpus", 0.0))
         try:
@@ -163,14 +195,13 @@ class Launcher:
             )
             if claim is not None:
                 claim.sign(plan, connection.endpoint.cgroup_root)
-            launch = await self._begin(plan, options, claim)
+            yield plan, (claim.fd,) if claim else ()
         finally:
             if claim is not None:
                 # From now on it is the box's, or nobody's.
                 claim.close()
-        return await self.execute(launch)
 
-    async def _begin(self, plan: Plan, options: Options, claim: Claim | None) -> Launch:
+    async def _begin(self, plan: Plan, options: Options, held: tuple[int, ...]) -> Launch:
         outlets = await self._outlets(plan, options)
         try:
             return begin(
@@ -179,12 +210,12 @@ class Launcher:
                 (options.get("stdin", 0), outlets.stdout, outlets.stderr),
                 record=options.get("record"),
                 to_journal=outlets.to_journal,
-                held=(claim.fd,) if claim else (),
+                held=held,
             )
         finally:
             outlets.handed_over()
 
-    async def _outlets(self, plan: Plan, options: Options) -> Outlets:
+    async def _outlets(self, plan: Plan, options: DetachOptions) -> Outlets:
         inherited = Outlets(stdout=options.get("stdout", 1), stderr=options.get("stderr", 2))
         connection, wanted = self._connected(), parse_output(options.get("output", "inherit"))
         return await opened_through(
@@ -214,3 +245,11 @@ class Launcher:
                 "This launcher is not connected", hint="Use it in `async with`, or connect() first"
             )
         return self._connection
+
+
+def _files(outlets: Outlets, record: TextIO | None, held: tuple[int, ...]) -> list[tuple[str, int]]:
+    """Name the descriptors that the supervisor of a detached job is given."""
+    files = [("stdout", outlets.stdout), ("stderr", outlets.stderr)]
+    files += [("journal", stream.fileno()) for stream in outlets.to_journal]
+    files += [("record", record.fileno())] if record else []
+    return files + [("held", fd) for fd in held]

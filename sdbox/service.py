@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 # Python has to start, on a machine that may be busy.
 _BORN_SECONDS = 60.0
 
-_PROGRAM = "import sys; sys.path.append({root!r}); from sdbox.init.service import main; main()"
+# One expression, since a systemd that executes itself anew reads `;` as `\;` (tried: 252).
+_PROGRAM = (
+    "__import__('sys').path.append({root!r})"
+    " or __import__('sdbox.init.service', fromlist=['main']).main()"
+)
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 # What of init's own has to be said, and what it says before it has the payload's streams.

@@ -66,10 +66,7 @@ def main() -> NoReturn:
     plan, endpoint = _received(files.one(b"plan"))
     _go_to_caller(files.one(b"caller"), files.one(b"root"), endpoint)
     helper = Helper.fork()
-    result = loop.run(_supervise(control, plan, endpoint, helper, files))
-    for report in files.all(b"report"):
-        with open(report, "w", encoding="utf-8") as file:
-            write_report(file, result)
+    loop.run(_supervise(control, plan, endpoint, helper, files))
     os._exit(0)
 
 
@@ -108,15 +105,21 @@ def _go_to_caller(caller: int, root: int, endpoint: Endpoint) -> None:
 
 async def _supervise(
     control: socket.socket, plan: Plan, endpoint: Endpoint, helper: Helper, files: Files
-) -> Result:
-    """Return how the job ended, or that it did not start: whoever asked for it is told why."""
+) -> None:
+    """Write how the job ended, or that it did not start: whoever asked for it is told why."""
     helper.attach()
     try:
-        return await _see_through(control, plan, endpoint, helper, files)
+        _write(files, await _see_through(control, plan, endpoint, helper, files))
     except SdboxError as error:
+        _write(files, verdict.launch_failed(plan, time.time(), str(error)))
         with contextlib.suppress(OSError):
             wire.send(control, "failed", error.message, error.hint, error.exit_status)
-        return verdict.launch_failed(plan, time.time(), str(error))
+
+
+def _write(files: Files, result: Result) -> None:
+    for report in files.all(b"report"):
+        with open(report, "w", encoding="utf-8") as file:
+            write_report(file, result)
 
 
 async def _see_through(

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from sdbox.jobs import Jobs, JobStatus
+    from sdbox.loop import Semaphore
+
+    Act = Callable[[Jobs, JobStatus], Awaitable[object]]
+
+# For each job that somebody waits for, systemd has a match rule at the bus; with more than 512 of
+# them the bus refuses, and systemd fails its connection (sd-bus.c, add_match_callback).
+_AT_ONCE = 64
 
 PATTERN_HELP = "an id, a unit's name, or a shell pattern such as 'batch-*'"
 
@@ -56,9 +63,7 @@ async def find(jobs: Jobs, names: Sequence[str]) -> tuple[list[JobStatus], int]:
     return found, NoSuchJob.exit_status if missing else 0
 
 
-async def for_each(
-    arguments: argparse.Namespace, act: Callable[[Jobs, JobStatus], Awaitable[object]]
-) -> int:
+async def for_each(arguments: argparse.Namespace, act: Act) -> int:
     """Do something to every job that is named, at the same time; return the exit status.
 
     What goes wrong with one job keeps no other from its turn.
@@ -66,16 +71,21 @@ async def for_each(
     from sdbox import loop
     from sdbox.jobs import Jobs
 
+    turns = loop.Semaphore(_AT_ONCE)
     async with Jobs(manager=arguments.manager) as jobs:
         found, status = await find(jobs, arguments.jobs)
-        failures = await loop.gather(*(_attempt(act(jobs, job)) for job in found))
+        attempts = (_attempt(turns, act, jobs, job) for job in found)
+        failures = await loop.gather(*attempts)
     return next((failure for failure in failures if failure), status)
 
 
-async def _attempt(work: Awaitable[object]) -> int:
+async def _attempt(turns: Semaphore, act: Act, jobs: Jobs, job: JobStatus) -> int:
+    await turns.acquire()
     try:
-        await work
+        await act(jobs, job)
     except SdboxError as error:
         complain(str(error))
         return error.exit_status
+    finally:
+        turns.release()
     return 0

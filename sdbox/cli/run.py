@@ -48,7 +48,7 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         "run",
         help="run a command in a box",
         usage="sdbox run [OPTION...] [--] COMMAND [ARGUMENT...]",
-        description="Runs a command in a box of its own: a transient systemd scope.",
+        description="Runs a command in a box of its own: a transient systemd scope, or service.",
         formatter_class=layout,
         allow_abbrev=False,
     )

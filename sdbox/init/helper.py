@@ -39,6 +39,9 @@ _END_SECONDS = 30.0
 # report socket and the streams.
 _HELD = 4
 
+# How long it may take somebody to kill all processes of a unit, one after the other.
+_MOMENT_SECONDS = 0.2
+
 # How long an init may take to notice that the supervisor is gone, and to end.
 _INIT_SECONDS = 10.0
 
@@ -282,6 +285,7 @@ class Helper:
     def _end_all(self) -> None:
         """The supervisor is gone: no box may outlive it."""
         deadline = time.monotonic() + _END_SECONDS
+        self._leave_it_to_init()
         for child in self.children.values():
             if child.cgroup >= 0:
                 cleanup.kill(child.cgroup)
@@ -289,6 +293,17 @@ class Helper:
             self._see_ended(child, deadline)
             if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
                 cleanup.remove_directories(child.directories.values())
+
+    def _leave_it_to_init(self) -> None:
+        """Give the inits a moment to end their boxes, before they are killed with what is in there.
+
+        Who has killed the supervisor may be about to kill this process, as systemd does with all of
+        a unit; then they are the only ones who can remove the private directories.
+        """
+        end = time.monotonic() + _MOMENT_SECONDS
+        for child in self.children.values():
+            if child.pidfd >= 0:
+                select.select([child.pidfd], [], [], max(end - time.monotonic(), 0.0))
 
     def _see_ended(self, child: Child, deadline: float) -> None:
         """Wait for an init, which ends by itself, at a time that is right for its unit."""

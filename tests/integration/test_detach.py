@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox.detach import supervisor_unit
+from sdbox.errors import LaunchFailed
+from sdbox.launcher import Launcher
 from tests.conftest import MARK, SECONDS, wait_for_units
 from tests.waiting import wait_until, waiting
 
@@ -131,6 +134,19 @@ def test_it_has_what_its_caller_has(detached: Detached, tmp_path: Path) -> None:
     assert shell.startswith("/proc/")
 
 
+def test_the_callers_mounts_are_the_jobs(detached: Detached, tmp_path: Path) -> None:
+    """Also when the caller, in a mount namespace of its own, is no more."""
+    place = tmp_path / "output"
+    script = 'mount -t tmpfs none /mnt && echo here > /mnt/file && exec "$@"'
+    detached.sdbox.command = (
+        *("unshare", "--mount", "sh", "-c", script, "sh"),
+        *detached.sdbox.command,
+    )
+    job = detached.start(f"--output={place}", "--", "sh", "-c", "sleep 0.3; cat /mnt/file")
+    _wait_gone(detached, job)
+    assert place.read_text() == "here\n"
+
+
 def test_it_survives_its_callers_whole_session(detached: Detached, gate: Path) -> None:
     job = detached.sdbox.new_id()
     payload = ("sh", "-c", f"read x <{gate}")
@@ -164,6 +180,8 @@ def test_a_launch_that_fails(
     assert (done.status, done.out) == (status, "")
     assert done.err.startswith(f"sdbox: {text}")
     assert done.err.count("\n") == 1
+    account = json.loads((tmp_path / "report").read_text())
+    assert (account["job"], account["reason"]) == (job, "launch-failed")
 
 
 def test_an_id_that_is_taken(detached: Detached, gate: Path) -> None:
@@ -211,6 +229,22 @@ def test_it_is_ended_by_the_verbs(
     assert detached.sdbox.call(*verb, job).status == 0
     _wait_gone(detached, job)
     assert json.loads(report.read_text())["reason"] == reason
+
+
+async def test_through_the_launcher(detached: Detached, gate: Path, tmp_path: Path) -> None:
+    job = detached.sdbox.new_id()
+    place = tmp_path / "output"
+    async with Launcher() as launcher:
+        script = f"echo up; read x <{gate}; exit 6"
+        words = ["sh", "-c", script]
+        assert await launcher.detach(words, id=job, output=str(place)) == job
+        with pytest.raises(LaunchFailed) as caught:
+            await launcher.detach(["no-such-program"], id=detached.sdbox.new_id())
+        assert caught.value.exit_status == 127
+    # The program has gone on, and the job as well.
+    account = await asyncio.to_thread(detached.ended, job, gate)
+    assert account["status"] == 6
+    assert place.read_text() == "up\n"
 
 
 def test_a_supervisor_that_is_stopped_stops_the_job_first(

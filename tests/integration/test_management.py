@@ -444,6 +444,42 @@ def test_a_limit_that_was_changed_is_the_one_that_is_told_of(sdbox: Sdbox) -> No
     assert "memory limit of 64 megabytes" in report["message"]
 
 
+@pytest.mark.needs_embedded
+@pytest.mark.parametrize("unit_type", ["scope"])
+@pytest.mark.parametrize(
+    ("words", "status", "out"),
+    [
+        ("list", 0, ""),
+        ("list --json", 0, "[]\n"),
+        ("usage", 0, ""),
+        ("top --batch -n1 -d0.1", 0, "\n"),
+        ("show x", 4, ""),
+        ("freeze x", 4, ""),
+        ("wait x", 4, ""),
+        ("logs x", 125, ""),
+        ("complete 2 sdbox freeze x", 0, "\n"),
+    ],
+)
+def test_where_no_manager_runs(sdbox: Sdbox, words: str, status: int, out: str) -> None:
+    """None is booted for it."""
+    hidden = 'mount -t tmpfs tmpfs /run/sdbox && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hidden, "sh", *sdbox.command, *words.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stdout) == (status, out)
+    assert len(done.stderr.splitlines()) == (1 if status else 0)
+
+
+def test_a_job_manages_none(sdbox: Sdbox) -> None:
+    done = sdbox.run("--", *sdbox.command, "list")
+    assert done.status == 125
+    assert "is in a box itself" in done.err
+
+
 async def test_the_api(job_site: Site, new_id: Callable[[], str], unit_type: str) -> None:
     async with package.Launcher() as launcher, package.Jobs() as jobs:
         kind: Any = unit_type
@@ -507,6 +543,15 @@ async def test_a_thousand_by_one_call(
         assert {one.tasks for one in found} == {1}
         lines = sdbox.call("list", f"{prefix}-*").out.splitlines()
         assert len(lines) == count
+
+
+@pytest.mark.parametrize("unit_type", ["scope"])
+async def test_hundreds_at_once(job_site: Site, sdbox: Sdbox) -> None:
+    prefix = sdbox.new_id()
+    async with scopes(job_site.endpoint, prefix, times(600, 60)):
+        for verb in ("freeze", "thaw", "freeze", "stop"):
+            await asyncio.to_thread(quiet, sdbox, verb, f"{prefix}-*")
+        assert sdbox.call("list", f"{prefix}-*").status == 4
 
 
 UNINTERRUPTIBLE = """

@@ -63,13 +63,27 @@ def directory() -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix="sdbox-readme-", dir="/srv"))
     (configuration,) = blocks("toml")
     (place / "sdbox.toml").write_text(configuration.text)
+    made = [made_root(root) for root in config.load(str(place / "sdbox.toml")).roots.values()]
     (place / "tests").symlink_to(CHECKOUT / "tests")
     (place / ".venv").symlink_to(sys.prefix)
     running = embedded.find() is not None
     yield place
-    shutil.rmtree(place)
+    for root in (place, *made):
+        shutil.rmtree(root)
     if not running:
         embedded.stop()
+
+
+def made_root(path: str) -> Path:
+    """A root directory with a shell in it; return the topmost directory that had to be made."""
+    root, busybox = Path(path), shutil.which("busybox")
+    assert busybox is not None
+    assert not root.exists(), "this is somebody's"
+    made = [above for above in (root, *root.parents) if not above.exists()][-1]
+    (root / "bin").mkdir(parents=True)
+    shutil.copy(busybox, root / "bin" / "busybox")
+    (root / "bin" / "sh").symlink_to("busybox")
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,8 @@ LAYERS = {
         "watch",
     ],
     "launcher": [
-        "api", "detach", "doctor", "execution", "job", "jobs", "launch", "launcher", "placing", "planning",
-        "scope", "service",
+        "api", "detach", "doctor", "execution", "job", "jobs", "launch", "launcher", "placing",
+        "planning", "scope", "service",
     ],
     "edges": ["", "__main__", "cli."],
 }  # fmt: skip
