@@ -116,6 +116,11 @@ class Cgroup:
         """Whether there is a process, dead but not reaped ones aside, here or below."""
         return bool((self.flat("cgroup.events") or {}).get("populated"))
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has been removed."""
+        return self.read("cgroup.events") is None
+
     def wait_empty(self, timeout: float) -> None:
         """Block until no process is left here or below. Raises TimedOut."""
         self._wait("populated", 0, timeout)

@@ -128,6 +128,14 @@ def _variable(raw: str, environment: Mapping[str, str]) -> list[str]:
     return [f"{raw}={environment[raw]}"]
 
 
+def _overlay(raw: str, environment: Mapping[str, str]) -> str:
+    if raw == "tmpfs":
+        return "yes"
+    if not raw.startswith("/"):
+        raise Refused("is neither tmpfs nor an absolute path", "Give tmpfs, or a directory")
+    return raw
+
+
 def _network(raw: str, environment: Mapping[str, str]) -> bool:
     return flag_of({"none": True, "host": False}, raw)
 
@@ -326,6 +334,13 @@ _TABLE = (
         section=_FILES,
         help="the directory that becomes its /, or its name in the configuration",
         option=Option(flag="--root"),
+    ),
+    Directive(
+        name="RootEphemeral",
+        syntax=syntax.EPHEMERAL,
+        section=_FILES,
+        help="whether what it writes to RootDirectory goes to a layer above, and with the job",
+        option=Option(flag="--root-overlay", to_value=_overlay),
     ),
     Directive(
         name="BindPaths",

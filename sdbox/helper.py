@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdbox.errors import LaunchFailed, ManagerGone, ManagerUnavailable, TimedOut
-from sdbox.init import syscalls, wire
+from sdbox.init import cleanup, syscalls, wire
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,6 +52,7 @@ class Helper:
         self._answers: dict[bytes, asyncio.Future[Answer]] = {}
         self._forgotten: set[bytes] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._directories: dict[str, list[str]] = {}
         self._gone = False
 
     @classmethod
@@ -132,6 +133,7 @@ class Helper:
         fields, fds = await self.answer(key)
         if fields[0] == b"error":
             raise launch_error(*fields[2:])
+        self._directories[key] = list(map(os.fsdecode, fields[3:]))
         return int(fields[2]), fds[0]
 
     async def connect(self, path: str) -> socket.socket:
@@ -151,6 +153,7 @@ class Helper:
         fields, fds = await self.answer(key)
         if fields[0] == b"error":
             raise launch_error(*fields[2:])
+        self._directories[key] = list(map(os.fsdecode, fields[2:]))
         return fds[0]
 
     def placed(self, key: str, cgroup: int, pidfd: int | None = None) -> None:
@@ -171,9 +174,15 @@ class Helper:
     async def finished(self, key: str) -> str:
         """Wait for what finish() has asked for; return the directories that could not be removed.
 
-        Raises ManagerUnavailable and TimedOut.
+        By then the box's init must have ended. Raises TimedOut.
         """
-        fields, _ = await self.answer(key, seconds=_REMOVE_SECONDS)
+        directories = self._directories.pop(key, [])
+        try:
+            fields, _ = await self.answer(key, seconds=_REMOVE_SECONDS)
+        except ManagerGone:
+            # Init removes them before it goes, unless it was killed with the helper, as by the end
+            # of their PID namespace.
+            return "" if cleanup.remove_directories(directories) else " ".join(directories)
         return os.fsdecode(fields[2])
 
     def forget(self, key: str) -> None:
@@ -181,6 +190,7 @@ class Helper:
         name = os.fsencode(key)
         self._drop(name)
         self._forgotten.add(name)
+        self._directories.pop(key, None)
         with suppress(ManagerUnavailable):
             self._send("finish", key, ())
 
@@ -317,6 +327,8 @@ _HINTS = {
     ("exec", errno.ENOEXEC): "A script needs a first line that names its interpreter, as #!/bin/sh",
     ("WorkingDirectory", errno.ENOENT): "Name a directory that is there in the box with --chdir",
     ("WorkingDirectory", errno.EACCES): "Name a directory that the user may enter with --chdir",
+    ("RootEphemeral", errno.EINVAL): "An overlay can't be written to a file system of that kind",
+    ("RootEphemeral", errno.ENOENT): "Name a directory that is there, or tmpfs",
     ("Limit", errno.EPERM): "Only root may raise a hard limit",
     ("User", errno.EPERM): "Only root may start a job as another user",
 }

@@ -168,7 +168,7 @@ class Job:
             status = await self._report.ended
             for task in self._besides:
                 task.cancel()
-            usage = self._meter.read()
+            usage = self._completed(self._meter.read())
             limit = self._meter.memory_limit(self.plan.memory_limit_bytes)
             self.plan = replaced(self.plan, memory_limit_bytes=limit)
             ending = await self._ending(status, usage)
@@ -272,11 +272,7 @@ class Job:
             self._journal.send(entry)
 
     async def _see_directories_removed(self) -> None:
-        try:
-            left = await self._helper.finished(self._launch.key)
-        except ManagerUnavailable:
-            # The helper has ended; then init removes them before it goes, and it has gone.
-            return
+        left = await self._helper.finished(self._launch.key)
         if left:
             raise SdboxError(
                 f"{left}: not removed", hint="Remove it by hand; `lsattr` may tell why"
@@ -298,10 +294,21 @@ class Job:
             victim=self._victim() if usage.oom_kills else None,
         )
 
+    def _completed(self, usage: Usage) -> Usage:
+        """Return the usage with what systemd may have been too quick to leave in the cgroup.
+
+        It kills all of a unit that is out of memory, init too, and removes the cgroup. Then only
+        the kernel's log tells that the job had come to its limit; how often, it does not.
+        """
+        kept = self.plan.enforcement.get("MemoryMax") == "kernel"
+        if usage.oom_kills or not kept or not self._cgroup.is_gone or self._victim() is None:
+            return usage
+        return replaced(usage, oom_kills=1, memory_peak_bytes=self.plan.memory_limit_bytes)
+
     def _victim(self) -> Victim | None:
         from sdbox import kmsg
 
-        return kmsg.last_victim(self.plan.cgroup)
+        return kmsg.last_victim(self.plan.cgroup, since=self._started_monotonic)
 
     async def _timed_out(self, status: int | None, wall_seconds: float) -> bool:
         """Tell whether the manager has stopped the unit for its RuntimeMaxSec=."""

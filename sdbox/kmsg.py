@@ -10,6 +10,8 @@ from sdbox.record import record
 
 _KMSG = "/dev/kmsg"
 _LARGEST_RECORD = 8192
+# The log's clock is not quite the monotonic one.
+_CLOCKS_APART = 2.0
 # The most records that are looked at: a log that others fill meanwhile must come to an end.
 _MOST_RECORDS = 200_000
 
@@ -23,11 +25,16 @@ class Victim:
     own_bytes: int
 
 
-def last_victim(cgroup: str) -> Victim | None:
-    """Return whom the kernel killed last in a cgroup, by its path; None if the log has nobody."""
+def last_victim(cgroup: str, *, since: float = 0.0) -> Victim | None:
+    """Return whom the kernel killed last in a cgroup, by its path; None if the log has nobody.
+
+    `since` is a time of the monotonic clock: before it, it was another job's cgroup.
+    """
     victim = None
     in_cgroup = False
-    for message in _messages():
+    for seconds, message in _messages():
+        if seconds < since - _CLOCKS_APART:
+            continue
         if message.startswith("oom-kill:"):
             in_cgroup = _is_below(_task_cgroup(message), cgroup)
         elif in_cgroup and "Killed process " in message:
@@ -58,8 +65,9 @@ def _is_below(path: str, cgroup: str) -> bool:
     return f"{cgroup}/" in f"{path}/"
 
 
-def _messages() -> list[str]:
-    messages: list[str] = []
+def _messages() -> list[tuple[float, str]]:
+    """Return the records: seconds since boot, and text."""
+    messages: list[tuple[float, str]] = []
     with contextlib.suppress(OSError):
         fd = os.open(_KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -70,8 +78,8 @@ def _messages() -> list[str]:
     return messages
 
 
-def _next_message(fd: int) -> str:
-    """Return a record's text; OSError when there is none left (EAGAIN)."""
+def _next_message(fd: int) -> tuple[float, str]:
+    """Return a record's time and text; OSError when there is none left (EAGAIN)."""
     while True:
         try:
             record = os.read(fd, _LARGEST_RECORD)
@@ -80,5 +88,8 @@ def _next_message(fd: int) -> str:
             if error.errno == errno.EPIPE:
                 continue
             raise
-        # Documentation/ABI/testing/dev-kmsg: "facts;text\n" and lines of further facts.
-        return record.partition(b";")[2].partition(b"\n")[0].decode(errors="replace")
+        # Documentation/ABI/testing/dev-kmsg: "facts;text\n" and lines of further facts. The third
+        # of the facts is a time in microseconds.
+        facts, _, text = record.partition(b";")
+        seconds = int(facts.split(b",")[2]) / 1_000_000
+        return seconds, text.partition(b"\n")[0].decode(errors="replace")

@@ -98,12 +98,13 @@ class Line:
 
     async def _try(self) -> Bus:
         bus = await self._dial()
-        bus.closed.add_done_callback(lambda _: self._on_lost(bus))
         try:
             await self._greet(bus)
         except BaseException:
             await bus.close()
             raise
+        # Not before: nobody but the greeting has waited for anything of it.
+        bus.closed.add_done_callback(lambda _: self._on_lost(bus))
         self._bus = bus
         return bus
 

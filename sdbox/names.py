@@ -62,6 +62,13 @@ def private_tmp(text: str) -> str:
     return "connected" if boolean(word) else "no"
 
 
+def ephemeral(text: str) -> str:
+    """`no`, `yes` (in memory), or the directory for what is written."""
+    if text.startswith("/"):
+        return path(text)
+    return "yes" if boolean(text) else "no"
+
+
 def weight(text: str) -> int | str:
     """1 to 10000, or `idle`."""
     if text.strip(WHITESPACE) == "idle":

@@ -74,6 +74,7 @@ def make_plan(
         if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
             enforcement[name] = "kernel"
     kept = {name: value for name, value in _items(full) if name in enforcement}
+    _check_root(kept)
     kept |= _assigned(cpus, host) | ({"RootDirectory": named_root} if named_root else {})
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"
@@ -108,6 +109,13 @@ def make_plan(
         ),
         cpus=cpus,
     )
+
+
+def _check_root(kept: Mapping[str, Any]) -> None:
+    if kept.get("RootEphemeral", "no") != "no" and "RootDirectory" not in kept:
+        raise InvalidDirective(
+            "RootEphemeral: there is no RootDirectory for it", hint="Add --root, or leave it out"
+        )
 
 
 def _assigned(cpus: tuple[int, ...] | None, host: Host) -> dict[str, tuple[int, ...]]:

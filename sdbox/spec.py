@@ -12,6 +12,7 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     namespaces           CLONE_NEW… flags of those to be made
     root_directory       path or None
     secure_root          bool: only if nobody but root can have put that path there
+    ephemeral            bool: what is written there is not kept
     private_directories  list of (destination, where to make it)
     mounts               list of (kind, destination, arguments), see sdbox.init.mounts
     process              list of (operation, arguments), see sdbox.init.payload
@@ -74,12 +75,22 @@ def make_spec(
         "namespaces": _namespaces(directives, mounts, unit_type),
         "root_directory": directives.get("RootDirectory"),
         "secure_root": secure_root,
-        "private_directories": [
-            (destination, destination) for kind, destination, _ in mounts if kind == "PrivateTmp"
-        ],
+        "ephemeral": directives.get("RootEphemeral", "no") != "no",
+        "private_directories": list(_private_directories(directives, mounts)),
         "mounts": mounts,
         "process": list(_process(directives, credentials, caller, unit_type)),
     }
+
+
+def _private_directories(
+    directives: Mapping[str, Any], mounts: list[Mount]
+) -> Iterator[tuple[str, str]]:
+    for kind, destination, _ in mounts:
+        if kind == "PrivateTmp":
+            yield destination, destination
+    layer: str = directives.get("RootEphemeral", "no")
+    if layer.startswith("/"):
+        yield "/", layer
 
 
 def _environment(

@@ -215,6 +215,14 @@ PRIVATE_TMP = Syntax(
     schema={"type": ["boolean", "string"]},
 )
 
+EPHEMERAL = Syntax(
+    word="tmpfs|DIR",
+    noun="a place for what is written",
+    hint="Give yes for memory, an absolute path for a directory, or no",
+    parse=names.ephemeral,
+    schema={"type": ["boolean", "string"]},
+)
+
 PATH = Syntax(
     word="DIR",
     noun="a path",

@@ -181,11 +181,16 @@ class Systemd:
         await loop.shield(self._subscription)
 
     async def _subscribe(self) -> None:
-        bus, match = await self._line.bus(), self._match("UnitRemoved", 0)
-        await loop.gather(
-            bus.add_match(match, self._unit_removed, timeout=self.timeout),
-            self._subscribe_on(bus),
-        )
+        try:
+            bus, match = await self._line.bus(), self._match("UnitRemoved", 0)
+            await loop.gather(
+                bus.add_match(match, self._unit_removed, timeout=self.timeout),
+                self._subscribe_on(bus),
+            )
+        except BaseException:
+            # The next who needs it tries again.
+            self._subscription = None
+            raise
 
     async def _subscribe_on(self, bus: Bus) -> None:
         try:
@@ -241,6 +246,7 @@ class Systemd:
         try:
             async with loop.within(_RETURN_SECONDS if self.version else _APPEAR_SECONDS, "return"):
                 with self._owners.open(SYSTEMD) as mailbox:
+                    bus.closed.add_done_callback(lambda _: mailbox.put(bus.unavailable()))
                     while not await self._present(bus):
                         await mailbox.get()
         except TimedOut:
@@ -290,7 +296,7 @@ class Systemd:
 
     def _lost(self, bus: Bus) -> None:
         self._subscription = None
-        for mailboxes in (self.jobs, self.removals, self._owners):
+        for mailboxes in (self.jobs, self.removals):
             mailboxes.lose(bus.unavailable)
 
 

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 SECONDS = seconds(30)
 
 
-def waiting(sdbox: Sdbox, *words: str) -> subprocess.Popen[str]:
-    """`sdbox wait`, once it has found its jobs: they have no reader of their cgroups before."""
+def waiting(sdbox: Sdbox, *words: str, count: int = 0) -> subprocess.Popen[str]:
+    """`sdbox wait`, once it has found its jobs, a `count` of them or as many as are named."""
     process = subprocess.Popen(
         [*sdbox.command, "wait", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    # It watches each cgroup, and the slice above.
-    jobs = [word for word in words if not word.startswith("-")]
-    wait_until(lambda: process.poll() is not None or _watches(process.pid) >= 2 * len(jobs))
+    # It watches each cgroup, and the slice above of all.
+    jobs = count or len([word for word in words if not word.startswith("-")])
+    wait_until(lambda: process.poll() is not None or _watches(process.pid) > jobs)
     return process
 
 

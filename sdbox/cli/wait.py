@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sdbox.cli import naming
@@ -48,8 +49,10 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Wait, and return the exit status."""
-    # This verb may go on for days.
+    # This verb may go on for days, and holds a cgroup open for each of its jobs.
     gc.enable()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return naming.run(_wait(arguments))
 
 

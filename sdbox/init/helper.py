@@ -5,12 +5,15 @@ stays in the supervisor's cgroup. It owns what must outlive a box by a moment: t
 directories, and the duty to end every box when the supervisor is gone.
 
     launch KEY     spec, report socket, stdin, stdout, stderr,
-                   and what the box's end is to let go of       -> forked KEY PID  + pidfd
-                                                              or -> error KEY STEP PATH ERRNO
-                   for a service, whose init systemd starts     -> handed KEY      + socket
+                   and what the box's end is to let go of
+                                               -> forked KEY PID DIRECTORY...  + pidfd
+                                            or -> error KEY STEP PATH ERRNO
+                   for a service, whose init systemd starts
+                                               -> handed KEY DIRECTORY...      + socket
     placed KEY     the unit's cgroup directory
-    connect PATH                                               -> connected PATH ERRNO + socket
-    finish KEY     when the unit is gone; every key ends with it   -> finished KEY [DIRECTORY]
+    connect PATH                               -> connected PATH ERRNO         + socket
+    finish KEY     when the unit is gone; every key ends with it
+                                               -> finished KEY [DIRECTORY]
 """
 
 from __future__ import annotations
@@ -167,7 +170,8 @@ class Helper:
         begin = self._hand_over if spec["enter"] else self._fork_child
         try:
             for destination, parent in spec["private_directories"]:
-                directories[destination] = _make_directory(parent, spec["job"])
+                directive = "RootEphemeral" if destination == "/" else "PrivateTmp"
+                directories[destination] = _make_directory(directive, parent, spec["job"])
             begin(key, spec, fds, directories)
         except StepError as error:
             cleanup.remove_directories(directories.values())
@@ -180,7 +184,7 @@ class Helper:
         pidfd = os.pidfd_open(pid)
         self.children[key] = Child(pid, pidfd, directories, fds[_HELD:])
         self._await_end(pidfd, lambda fd: self._reap(key))
-        self.tell("forked", key, pid, fds=(pidfd,))
+        self.tell("forked", key, pid, *directories.values(), fds=(pidfd,))
 
     def _hand_over(
         self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
@@ -194,7 +198,7 @@ class Helper:
             file.flush()
             wire.send(ours, "box", fds=(memory, root, self.supervisor, self.self_pidfd, *fds))
             self.children[key] = Child(0, -1, directories, fds[_HELD:])
-            self.tell("handed", key, fds=(theirs.fileno(),))
+            self.tell("handed", key, *directories.values(), fds=(theirs.fileno(),))
         os.close(root)
 
     def _fork(self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]) -> int:
@@ -351,9 +355,9 @@ def main(
     helper.run()
 
 
-def _make_directory(parent: str, job: str) -> str:
+def _make_directory(directive: str, parent: str, job: str) -> str:
     """Make a directory that only root can enter, and in it one like /tmp. Return the latter."""
-    with step("PrivateTmp", parent):
+    with step(directive, parent):
         above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
         os.mkdir(above, 0o700)
         path = os.path.join(above, "tmp")

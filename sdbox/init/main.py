@@ -102,6 +102,7 @@ class Init:
                 self.spec["mounts"],
                 self.directories,
                 secure_root=self.spec["secure_root"],
+                ephemeral=self.spec["ephemeral"],
             )
 
     def _wait_for_release(self) -> None:

@@ -28,11 +28,13 @@ def mount_all(
     private_directories: Mapping[str, str],
     *,
     secure_root: bool = False,
+    ephemeral: bool = False,
 ) -> None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
     `private_directories` are the paths of the box's own directories, by destination. `secure_root`
-    refuses a root that others than root could have put there.
+    refuses a root that others than root could have put there; an `ephemeral` one is not changed by
+    what is written to it, which is kept in the private directory for / or in memory.
     """
     with step("mounts"):
         syscalls.make_mounts_slave()
@@ -40,7 +42,11 @@ def mount_all(
         (destination, _open(kind, destination, arguments, private_directories))
         for kind, destination, arguments in mounts
     ]
-    root = _open_root(root_directory, secure=secure_root)
+    root = _open_root(
+        root_directory,
+        secure=secure_root,
+        layer=private_directories.get("/") if ephemeral else "",
+    )
     for destination, tree in trees:
         if tree is not None:
             with step("mount"):
@@ -93,19 +99,33 @@ _OPENERS: dict[str, Callable[..., int | None]] = {
 }
 
 
-def _open_root(root_directory: str | None, *, secure: bool) -> int:
-    """Return where destinations are looked up: `/`, or a copy of the mounts at RootDirectory=."""
+def _open_root(root_directory: str | None, *, secure: bool, layer: str | None) -> int:
+    """Return where destinations are looked up: `/`, or a copy of the mounts at RootDirectory=.
+
+    `layer` is where what is written there is kept: empty for there itself, None for memory.
+    """
     if root_directory is None:
         return os.open("/", os.O_PATH | os.O_CLOEXEC)
     with step("RootDirectory", root_directory):
         place = _open_directory(root_directory, secure=secure)
-        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE | syscalls.AT_EMPTY_PATH
-        # By the descriptor, not by the path, which may have come to mean something else.
-        tree = syscalls.open_tree(place, "", flags)
+        tree = _tree(place) if layer == "" else _overlay(place, layer)
         # pivot_root takes only what is attached somewhere.
         syscalls.move_mount(tree, place, root_directory)
         os.close(place)
         return tree
+
+
+def _tree(place: int) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE | syscalls.AT_EMPTY_PATH
+    # By the descriptor, not by the path, which may have come to mean something else.
+    return syscalls.open_tree(place, "", flags)
+
+
+def _overlay(place: int, layer: str | None) -> int:
+    from sdbox.init import overlay
+
+    with step("RootEphemeral", layer or "tmpfs"):
+        return overlay.mount(place, layer)
 
 
 def _open_directory(path: str, *, secure: bool) -> int:

@@ -52,6 +52,9 @@ def main() -> NoReturn:
         os._exit(1)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+    if os.getsid(0) != os.getpid():
+        # It has been forked: here, or by systemd 257, in both cases for PrivatePIDs=.
+        os.setsid()
     if spec["terminal"]:
         # This process leads the session, which has no terminal yet.
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -92,7 +95,6 @@ def _first_of_its_namespace(spec: dict[str, Any]) -> tuple[int, ...]:
         child = os.fork()
     if child:
         _end_with(child)
-    os.setsid()
     return os.pidfd_open(os.getpid()), this
 
 

@@ -381,10 +381,23 @@ def test_who_waits_for_nothing_is_told_at_once(sdbox: Sdbox) -> None:
     assert '--wait-cpus: "soon" is not a span of time' in done.err
 
 
-def test_the_payload_has_nothing_of_it(sdbox: Sdbox) -> None:
-    done = sdbox.sh("ls -l /proc/self/fd", "--cpus=1")
-    assert done.status == 0
-    assert str(cpus.DIRECTORY) not in done.out
+@pytest.mark.parametrize("options", [[], ["--wait-cpus=1m"]], ids=["at once", "waiting"])
+def test_who_holds_it(sdbox: Sdbox, options: list[str]) -> None:
+    """Who sees to the box's end, and nobody else."""
+    running = sdbox.start_sh("echo; read line", "--cpus=1", *options)
+    running.line()
+    helper = int(_children(running.pid).split()[0])
+    holding = {pid for pid in (running.pid, helper, *sdbox.members(running.id)) if _holds(pid)}
+    assert helper in holding
+    assert running.pid not in holding
+    inside = {pid: _name(pid) for pid in sdbox.members(running.id)}
+    assert {pid for pid, name in inside.items() if name == "sh"}.isdisjoint(holding)
+    assert len(holding.intersection(inside)) == 1
+
+
+def _holds(pid: int) -> bool:
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    return any(os.readlink(link).startswith(cpus.DIRECTORY) for link in links)
 
 
 def test_a_launch_that_fails_lets_go(sdbox: Sdbox) -> None:

@@ -7,6 +7,7 @@ names that are taken in test_run.py and test_launcher.py.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -23,9 +24,9 @@ import sdbox as api
 from sdbox import embedded, line
 from sdbox.errors import ManagerUnavailable
 from sdbox.host import at_embedded
-from tests.conftest import Sdbox
-from tests.pace import seconds
-from tests.waiting import waiting
+from tests.conftest import Sdbox, private_directories
+from tests.pace import seconds, times
+from tests.waiting import wait_until, waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,7 +42,7 @@ pytestmark = [
 ]
 
 SECONDS = seconds(60)
-JOBS = int(os.environ.get("SDBOX_TEST_FAULT_JOBS", "50"))
+JOBS = int(os.environ.get("SDBOX_TEST_FAULT_JOBS", times(50, least=10)))
 # Where each costs more.
 FEW = min(JOBS, 10)
 # How long there is no bus.
@@ -304,6 +305,8 @@ def test_detached_jobs_outlive_it(
         waiter.communicate(timeout=SECONDS)
     os.close(fd)
     assert [waiter.returncode for waiter in waiters] == list(range(len(jobs)))
+    # The supervisors end with their jobs, by themselves.
+    wait_until(lambda: private.units() == [])
 
 
 @pytest.mark.parametrize("unit_type", ["scope", "service"])
@@ -439,6 +442,7 @@ def test_a_commands_manager_that_ends(private: Private, own: Sdbox) -> None:
     assert job.line() == "up"
     os.kill(private.manager.pid, signal.SIGKILL)
     assert job.process.wait(timeout=SECONDS / 6) == -signal.SIGKILL
+    assert private_directories(job.id) == []
     # Nobody is there to remove the unit's cgroup, until a manager is booted anew.
     own.ids.remove(job.id)
 
@@ -518,3 +522,15 @@ def test_a_disk_that_is_full_for_the_report(own: Sdbox, tmp_path: Path) -> None:
     )
     assert done.returncode == 7
     assert done.stderr == "sdbox: --report: No space left on device\n"
+
+
+def test_a_stderr_that_is_closed(own: Sdbox, tmp_path: Path) -> None:
+    """What there is to say is in the report; and nothing is said where the payload reads."""
+    place = tmp_path / "report"
+    words = ["run", *BOX, f"--id={own.new_id()}", f"--report={place}", "--", "no-such-program"]
+    closed = ["sh", "-c", 'exec "$0" "$@" 2>&-', *own.command, *words]
+    done = subprocess.run(closed, check=False, stdout=subprocess.PIPE, timeout=SECONDS, cwd="/")
+    assert (done.returncode, done.stdout) == (127, b"")
+    account = json.loads(place.read_text())
+    assert account["reason"] == "launch-failed"
+    assert "no-such-program" in account["message"]

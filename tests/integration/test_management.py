@@ -547,11 +547,16 @@ async def test_a_thousand_by_one_call(
 
 @pytest.mark.parametrize("unit_type", ["scope"])
 async def test_hundreds_at_once(job_site: Site, sdbox: Sdbox) -> None:
-    prefix = sdbox.new_id()
-    async with scopes(job_site.endpoint, prefix, times(600, 60)):
+    count, prefix = times(600, 60), sdbox.new_id()
+    async with scopes(job_site.endpoint, prefix, count):
+        process = await asyncio.to_thread(waiting, sdbox, f"{prefix}-*", count=count)
         for verb in ("freeze", "thaw", "freeze", "stop"):
             await asyncio.to_thread(quiet, sdbox, verb, f"{prefix}-*")
         assert sdbox.call("list", f"{prefix}-*").status == 4
+        status, out, err = await asyncio.to_thread(ended, process)
+        # They had no supervisor.
+        assert (status, out) == (125, "")
+        assert len(err.splitlines()) == count
 
 
 UNINTERRUPTIBLE = """

@@ -7,8 +7,11 @@ import ctypes
 import errno
 import json
 import os
+import shlex
 import shutil
+import signal
 import stat
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -23,7 +26,9 @@ from sdbox.init.steps import StepError
 from sdbox.launch import begin
 from sdbox.launcher import Launcher
 from sdbox.planning import caller, plan_for
+from tests.conftest import SECONDS
 from tests.pace import times
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -285,6 +290,111 @@ def test_jobs_in_a_root_that_becomes_a_link_meanwhile(sdbox: Sdbox, roots: Path)
             assert (one.status, one.out) == (125, "")
             assert "above is a symbolic link" in one.err
     assert {one.status for one in done} == {0, 125}
+
+
+# What a job can do to a root, whose only program is busybox.
+DEVASTATE = """
+busybox touch /new /bin/new
+busybox mkdir /directory
+echo changed >/name
+echo more >>/bin/busybox.bak
+busybox chmod 700 /bin
+busybox chown 12 /kept
+busybox rm /bin/cat
+busybox mv /bin/sh /bin/shell
+busybox cat /name
+busybox ls -d /new /bin/new /bin/cat /bin/shell
+"""
+
+
+def snapshot(root: Path) -> list[tuple[object, ...]]:
+    """All there is to know of a tree, but for when it was last read."""
+    found: list[tuple[object, ...]] = []
+    for path in sorted([root, *root.rglob("*")]):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        times_ = (status.st_mtime_ns, status.st_ctime_ns)
+        found.append((path, status.st_mode, status.st_uid, status.st_gid, *times_, content))
+    return found
+
+
+@pytest.mark.parametrize("layer", ["tmpfs", "directory"])
+def test_a_root_with_a_layer_is_written_to_and_unchanged(
+    sdbox: Sdbox, roots: Path, layer: str
+) -> None:
+    place = make_root(roots / "el7")
+    (place / "kept").touch()
+    os.chown(place, 0, 7)
+    directory = roots / "layers"
+    directory.mkdir()
+    before = snapshot(place)
+    options = [
+        f"--config={configured(roots, el7=place)}",
+        "--root=el7",
+        f"--root-overlay={directory if layer == 'directory' else layer}",
+        "--private-tmp",
+    ]
+    done = sdbox.sh(f"busybox stat -c '%a %u %g' /; {DEVASTATE}", *options, report=True)
+    assert done.out == "755 0 7\nchanged\n/bin/new\n/bin/shell\n/new\n"
+    assert "No such file" in done.err
+    assert done.account["enforcement"]["RootEphemeral"] == "kernel"
+    assert snapshot(place) == before
+    assert list(directory.iterdir()) == []
+    again = sdbox.sh("cat /name", *options)
+    assert again.out == "good\n"
+
+
+def test_a_layer_goes_with_a_killed_supervisor(sdbox: Sdbox, roots: Path) -> None:
+    place = make_root(roots / "el7")
+    directory = roots / "layers"
+    directory.mkdir()
+    running = sdbox.start_sh(
+        "echo x >/x; echo; read line", f"--root={place}", f"--root-overlay={directory}"
+    )
+    running.line()
+    (above,) = directory.iterdir()
+    assert above.stat().st_mode & 0o777 == 0o700
+    assert (above / "tmp" / "upper" / "x").read_text() == "x\n"
+    running.signal(signal.SIGKILL)
+    wait_until(lambda: not any(directory.iterdir()))
+    assert not (place / "x").exists()
+
+
+@pytest.mark.parametrize("unit_type", ["scope"])
+def test_a_layer_allows_nothing_that_the_file_system_does_not(sdbox: Sdbox, roots: Path) -> None:
+    make_root(roots / "el7")
+    (roots / "mounted").mkdir()
+    job = [*sdbox.run_command, f"--id={sdbox.new_id()}", f"--root={roots}/mounted"]
+    script = (
+        f"mount -t tmpfs -o nosuid,nodev tmpfs {roots}/mounted"
+        f" && cp -a {roots}/el7/. {roots}/mounted"
+        f" && exec {shlex.join([*job, '--root-overlay=tmpfs', '--', 'cat', '/proc/self/mounts'])}"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS,
+    )
+    root = next(line for line in done.stdout.splitlines() if line.split()[1] == "/")
+    assert root.split()[2] == "overlay"
+    assert {"nosuid", "nodev"} <= set(root.split()[3].split(","))
+
+
+@pytest.mark.parametrize("unit_type", ["scope"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--root=/", "--root-overlay=/no/such"], "Name a directory that is there, or tmpfs"),
+        (["--root=/", "--root-overlay=layers"], "neither tmpfs nor an absolute path"),
+        (["--root-overlay=tmpfs"], "RootEphemeral: there is no RootDirectory for it"),
+    ],
+)
+def test_a_layer_that_cant_be(sdbox: Sdbox, options: list[str], message: str) -> None:
+    done = sdbox.run(*options, "--", "true")
+    assert (done.status, done.err.count("\n")) == (125, 1)
+    assert message in done.err
 
 
 def test_the_list(sdbox: Sdbox, roots: Path) -> None:

@@ -142,6 +142,11 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
         ("/a b", "/a b", "/a b"),
         ("el7.9", "el7.9", "el7.9"),
     ],
+    "RootEphemeral": [
+        ("yes", "yes", "yes"),
+        ("0", "no", "no"),
+        ("/var/tmp//", "/var/tmp", "/var/tmp"),
+    ],
     "BindPaths": [
         (
             r'/a\:b:/c "/my dir" -/q:/z:norbind',
@@ -451,6 +456,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("RootDirectory", "./el7", "absolute"),
     ("RootDirectory", "..", "absolute"),
     ("RootDirectory", "a b", "absolute"),
+    ("RootEphemeral", "tmp", "Give yes for memory"),
+    ("RootEphemeral", "/a/../b", "Write out the path"),
     ("AssignedCPUs", "", "Give how many"),
     ("AssignedCPUs", ",", "Give how many"),
     ("AssignedCPUs", "0", "Give more than 0"),

@@ -116,6 +116,13 @@ def test_the_victim_of_a_cgroup(log: Callable[..., None]) -> None:
     assert last_victim(CGROUP) == Victim(name="python3", pid=4711, own_bytes=OWN_BYTES)
 
 
+@pytest.mark.parametrize(("since", "found"), [(0.0, True), (5.0, True), (9.0, False)])
+def test_a_victim_of_an_earlier_job(log: Callable[..., None], since: float, found: bool) -> None:
+    """The records are of 5.14 s after the machine's boot."""
+    log(choice(CGROUP), kill())
+    assert (last_victim(CGROUP, since=since) is not None) == found
+
+
 @pytest.mark.parametrize(
     "cgroup",
     [

@@ -80,6 +80,7 @@ def test_an_empty_box() -> None:
         "namespaces": 0,
         "root_directory": None,
         "secure_root": False,
+        "ephemeral": False,
         "private_directories": [],
         "mounts": [],
         "process": [ADJUST, INHERITED],
