@@ -16,6 +16,7 @@ from sdbox.detach import supervisor_unit
 from sdbox.errors import LaunchFailed
 from sdbox.launcher import Launcher
 from tests.conftest import MARK, SECONDS, wait_for_units
+from tests.pace import seconds
 from tests.waiting import wait_until, waiting
 
 if TYPE_CHECKING:
@@ -208,7 +209,8 @@ def test_limits_that_are_watched_are_kept(detached: Detached, tmp_path: Path) ->
 
 def test_a_wall_time_limit(detached: Detached, tmp_path: Path) -> None:
     report = tmp_path / "report"
-    job = detached.start("--wall=300ms", f"--report={report}", "--", "sleep", "600")
+    limit = f"--wall={seconds(0.3)}s"
+    job = detached.start(limit, f"--report={report}", "--", "sleep", "600")
     _wait_gone(detached, job)
     assert json.loads(report.read_text())["reason"] == "wall-time"
 

@@ -43,12 +43,14 @@ pytestmark = [
 
 SECONDS = seconds(60)
 JOBS = int(os.environ.get("SDBOX_TEST_FAULT_JOBS", times(50, least=10)))
+# Each is a program of its own.
+COMMANDS = int(os.environ.get("SDBOX_TEST_FAULT_JOBS", times(20, least=5)))
 # Where each costs more.
-FEW = min(JOBS, 10)
+FEW = min(JOBS, 6)
 # How long there is no bus.
 GONE_SECONDS = 1.0
 # How long the manager does not answer.
-SLOW_SECONDS = float(os.environ.get("SDBOX_TEST_SLOW_MANAGER", "4"))
+SLOW_SECONDS = float(os.environ.get("SDBOX_TEST_SLOW_MANAGER", "3"))
 
 # Puts the private manager where `sdbox run` looks for the machine's, for one process and its kin.
 _AT_THE_USUAL_PLACE = 'mount --bind "$0" /run/sdbox && exec "$@"'
@@ -250,7 +252,7 @@ async def test_jobs_that_end_meanwhile(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=fault_name)
 def test_jobs_of_the_command_outlive_it(private: Private, own: Sdbox, fault: Gone) -> None:
-    jobs = [start_waiter(own, number) for number in range(JOBS)]
+    jobs = [start_waiter(own, number) for number in range(COMMANDS)]
     assert {job.line() for job in jobs} == {"up"}
     fault(private)
     let_go(jobs)
@@ -329,7 +331,7 @@ async def test_launches_while_it_happens(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=fault_name)
 def test_commands_that_launch_while_it_happens(private: Private, own: Sdbox, fault: Gone) -> None:
-    jobs = [start_waiter(own, number) for number in range(20)]
+    jobs = [start_waiter(own, number) for number in range(COMMANDS // 2)]
     for _ in range(3):
         fault(private)
     let_go(jobs)

@@ -60,13 +60,13 @@ TIERS = {
         about="QEMU: systemd 257 and every controller, half of what the lab tests",
         release="trixie",
         tests=("tests/integration", "--part=1/2"),
-        seconds=3600,
+        seconds=4200,
     ),
     "vm-2": Tier(
         about="the other half",
         release="trixie",
         tests=("tests/integration", "--part=2/2"),
-        seconds=3600,
+        seconds=4200,
     ),
 }
 
