@@ -419,7 +419,8 @@ def test_a_payload_that_nobody_sees_to_keeps_its_cpu(sdbox: Sdbox) -> None:
     members = sdbox.members(running.id)
     helper = int(_children(running.pid))
     payload = next(pid for pid in members if _name(pid) in ("sh", "sleep"))
-    theirs = [running.pid, helper, *(pid for pid in members if pid != payload)]
+    # The supervisor last: the kernel continues what is stopped in a process group that it orphans.
+    theirs = [*(pid for pid in members if pid != payload), helper, running.pid]
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in theirs:
             os.kill(pid, number)
