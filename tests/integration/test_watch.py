@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 LIMIT = 64 * MIB
-# What a job may have over its limit for, and what a watch may take of one CPU while it waits.
-MOST_SECONDS = seconds(1)
+# For how long a job may be over its limit, where nothing hangs; tests/bench/ends.py measures it.
+MOST_SECONDS = seconds(30)
+# What a watch may take of one CPU while it waits.
 MOST_SHARE = 0.02 * SLOWNESS
 WATCHED = "sdbox: {}: kept by watching, which is weaker than the kernel; `sdbox doctor` tells why"
 

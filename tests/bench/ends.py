@@ -1,0 +1,96 @@
+"""How soon a job ends that has to: over its memory limit by watching, or without its supervisor.
+
+tests/bench/ends.py [--runs N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sdbox import embedded
+from sdbox.host import locate
+
+LIMIT = "64M"
+# It says when it is about to pass the limit, passes it, and stays there.
+HOG = (
+    "import time; a = bytearray(48 << 20); print(time.time(), flush=True);"
+    " b = bytearray(48 << 20); time.sleep(600)"
+)
+# Children out of the payload's session.
+FORKER = "for i in 1 2 3 4 5; do setsid sleep 600 & done; echo ready; wait"
+_LONGEST_SECONDS = 60.0
+
+
+def over_the_limit(sdbox: str) -> float:
+    """Return the seconds from passing MemoryMax to the job's end."""
+    with tempfile.TemporaryDirectory() as directory:
+        report = Path(directory, "report.json")
+        words = [sdbox, "run", "--memory", LIMIT, "--report", str(report), "--"]
+        done = subprocess.run(
+            [*words, sys.executable, "-c", HOG],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_LONGEST_SECONDS,
+        )
+        ended: float = json.loads(report.read_text())["ended_at"]
+        return ended - float(done.stdout)
+
+
+def without_supervisor(sdbox: str, root: str) -> float:
+    """Return the seconds from SIGKILL of the supervisor to the end of the box's cgroup."""
+    job = f"bench-{os.getpid()}-{time.monotonic_ns()}"
+    words = [sdbox, "run", "--id", job, "--private-tmp", "--", "sh", "-c", FORKER]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        cgroup = Path(f"{root}/sdbox.slice/sdbox-{job}.scope")
+        assert cgroup.is_dir(), cgroup
+        started = time.perf_counter()
+        process.send_signal(signal.SIGKILL)
+        while cgroup.is_dir():
+            if time.perf_counter() - started > _LONGEST_SECONDS:
+                raise SystemExit(f"{cgroup}: still there")
+            time.sleep(0.001)
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure both, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--sdbox", default=str(Path(sys.executable).with_name("sdbox")))
+    options = parser.parse_args()
+    was_there = embedded.find() is not None
+    endpoint = locate("auto", notice=lambda _: None)
+    try:
+        _tell(
+            "over MemoryMax, until its end",
+            [over_the_limit(options.sdbox) for _ in range(options.runs)],
+        )
+        _tell(
+            "supervisor killed, until its cgroup is gone",
+            [without_supervisor(options.sdbox, endpoint.cgroup_root) for _ in range(options.runs)],
+        )
+    finally:
+        endpoint.close()
+        if endpoint.kind == "embedded" and not was_there:
+            embedded.stop()
+
+
+def _tell(name: str, taken: list[float]) -> None:
+    median, longest = statistics.median(taken) * 1000, max(taken) * 1000
+    print(f"{name:<44} median {median:7.1f} ms, longest {longest:7.1f} ms, of {len(taken)}")
+
+
+if __name__ == "__main__":
+    main()
