@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PRIORITIES = (6, 3)
 
 # How long the end of a job may wait for the journal to take its last output.
-_OUTPUT_SECONDS = 10.0
+_OUTPUT_SECONDS = 5.0
 # How long opening a stream may take. A journal that runs takes less than a millisecond.
 _STREAM_SECONDS = 5.0
 _STREAM_BUFFER = 8 * 1024 * 1024

@@ -52,6 +52,13 @@ def roots() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+@pytest.fixture
+def layers() -> Iterator[Path]:
+    """A directory for layers, on a file system that takes them: an overlay itself does not."""
+    with tempfile.TemporaryDirectory(prefix="sdbox-layers-", dir="/dev/shm") as place:
+        yield Path(place)
+
+
 def make_root(place: Path, name: str = "good") -> Path:
     """A root that tells its name."""
     busybox = shutil.which("busybox")
@@ -320,18 +327,16 @@ def snapshot(root: Path) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("layer", ["tmpfs", "directory"])
 def test_a_root_with_a_layer_is_written_to_and_unchanged(
-    sdbox: Sdbox, roots: Path, layer: str
+    sdbox: Sdbox, roots: Path, layers: Path, layer: str
 ) -> None:
     place = make_root(roots / "el7")
     (place / "kept").touch()
     os.chown(place, 0, 7)
-    directory = roots / "layers"
-    directory.mkdir()
     before = snapshot(place)
     options = [
         f"--config={configured(roots, el7=place)}",
         "--root=el7",
-        f"--root-overlay={directory if layer == 'directory' else layer}",
+        f"--root-overlay={layers if layer == 'directory' else layer}",
         "--private-tmp",
     ]
     done = sdbox.sh(f"busybox stat -c '%a %u %g' /; {DEVASTATE}", *options, report=True)
@@ -339,24 +344,22 @@ def test_a_root_with_a_layer_is_written_to_and_unchanged(
     assert "No such file" in done.err
     assert done.account["enforcement"]["RootEphemeral"] == "kernel"
     assert snapshot(place) == before
-    assert list(directory.iterdir()) == []
+    assert list(layers.iterdir()) == []
     again = sdbox.sh("cat /name", *options)
     assert again.out == "good\n"
 
 
-def test_a_layer_goes_with_a_killed_supervisor(sdbox: Sdbox, roots: Path) -> None:
+def test_a_layer_goes_with_a_killed_supervisor(sdbox: Sdbox, roots: Path, layers: Path) -> None:
     place = make_root(roots / "el7")
-    directory = roots / "layers"
-    directory.mkdir()
     running = sdbox.start_sh(
-        "echo x >/x; echo; read line", f"--root={place}", f"--root-overlay={directory}"
+        "echo x >/x; echo; read line", f"--root={place}", f"--root-overlay={layers}"
     )
     running.line()
-    (above,) = directory.iterdir()
+    (above,) = layers.iterdir()
     assert above.stat().st_mode & 0o777 == 0o700
     assert (above / "tmp" / "upper" / "x").read_text() == "x\n"
     running.signal(signal.SIGKILL)
-    wait_until(lambda: not any(directory.iterdir()))
+    wait_until(lambda: not any(layers.iterdir()))
     assert not (place / "x").exists()
 
 
