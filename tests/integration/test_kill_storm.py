@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Killer = Callable[[Job, Sdbox], Awaitable[None]]
 
 # How often each storm is raised: 100 times to prove it, less where the whole suite runs.
-TIMES = int(os.environ.get("SDBOX_TEST_STORMS", times(3)))
+TIMES = int(os.environ.get("SDBOX_TEST_STORMS", times(1)))
 # A hundred that fork leave little of the processors to who kills them.
 SECONDS = seconds(90)
 pytestmark = pytest.mark.timeout(seconds(120 + TIMES * 20))
