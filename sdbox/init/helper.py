@@ -18,6 +18,7 @@ directories, and the duty to end every box when the supervisor is gone.
 
 from __future__ import annotations
 
+import gc
 import marshal
 import os
 import select
@@ -352,6 +353,9 @@ def main(
         os.dup2(null, fd)
     helper.close_others()
     os.chdir("/")
+    # A collection in an init would write to each object, and so copy the memory that it shares with
+    # this process.
+    gc.freeze()
     helper.run()
 
 
