@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sdbox import events, loop, verdict
 from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError, TimedOut
 from sdbox.memo import keep_result
+from sdbox.pidfd import is_stopped
 from sdbox.record import replaced
 from sdbox.usage import Meter
 
@@ -92,7 +93,8 @@ class Job:
     @property
     def is_stopped(self) -> bool:
         """Whether the payload is stopped by a signal, as far as init has told."""
-        return self._report.is_stopped
+        # A busy init may not have told yet that it goes on.
+        return self._report.is_stopped and is_stopped(self._payload)
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the payload alone. Nothing happens when it has ended."""

@@ -18,7 +18,7 @@ from sdbox.bus import Bus
 from sdbox.groups import Group, job_of
 from sdbox.journal import Journal
 from sdbox.manager import Manager
-from sdbox.placing import pid_of
+from sdbox.pidfd import pid_of
 from sdbox.record import record, values_of
 from sdbox.verbs import Target, no_such_job
 

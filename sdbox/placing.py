@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdbox import loop
 from sdbox.cgroup import Cgroup
-from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError
+from sdbox.errors import ManagerRefused, SdboxError
 from sdbox.record import record
 
 if TYPE_CHECKING:
@@ -125,12 +125,3 @@ async def destroy(connection: Connection, plan: Plan) -> None:
     """Leave nothing of a unit of ours, in a launch that fails anyway."""
     with contextlib.suppress(SdboxError):
         await connection.manager.destroy(plan.unit)
-
-
-def pid_of(pidfd: int) -> int:
-    """Return the PID that a process descriptor stands for in this process's namespace."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
-    raise LaunchFailed("/proc shows no PID for init", hint="Mount /proc of this PID namespace")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdbox import placing
 from sdbox.errors import LaunchFailed
+from sdbox.pidfd import pid_of
 from sdbox.placing import Placed
 from sdbox.plan import properties_for
 
@@ -24,7 +25,7 @@ async def place(connection: Connection, launch: Launch) -> Placed:
     inner_pid, pidfd = await connection.helper.launched(launch.key)
     plan = launch.plan
     try:
-        init_pid = placing.pid_of(pidfd)
+        init_pid = pid_of(pidfd)
         for _ in range(_PLACING_TRIES):
             request = _request(connection, plan, inner_pid, pidfd)
             await placing.start(connection, plan, request)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sdbox import loop, placing
 from sdbox.errors import LaunchFailed
 from sdbox.init import wire
+from sdbox.pidfd import pid_of
 from sdbox.placing import Placed
 from sdbox.plan import properties_for
 from sdbox.properties import UnitProperty
@@ -68,7 +69,7 @@ async def _born(connection: Connection, plan: Plan, report: Report) -> Placed:
         pidfds = await report.born
     pidfd, *others = pidfds
     try:
-        inits = tuple(map(placing.pid_of, pidfds))
+        inits = tuple(map(pid_of, pidfds))
         cgroup = await placing.verified(connection, plan, inits[0])
         if cgroup is None:
             raise LaunchFailed(

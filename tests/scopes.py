@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sdbox.cgroup import Cgroup
 from sdbox.manager import Manager
 from sdbox.memo import Memo, rewrite
-from sdbox.placing import pid_of
+from sdbox.pidfd import pid_of
 from sdbox.properties import UnitProperty
 
 if TYPE_CHECKING:

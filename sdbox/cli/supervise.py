@@ -50,7 +50,7 @@ class Front:
         """Pass on signals, stops, and what is typed and shown."""
         forward = job.send_signal if self.follow is None else functools.partial(_forward, job)
         if self.follow is not None:
-            job.on_stopped(self.follow)
+            job.on_stopped(functools.partial(_follow, job, self.follow))
         loop.running().add_reader(self.signals.fd, self.signals.forward, forward)
         with self.relay.running() if self.relay is not None else contextlib.nullcontext():
             yield
@@ -166,6 +166,12 @@ async def _see_through(launch: Launch, endpoint: Endpoint, helper: Helper, front
         return result
     finally:
         await connection.close()
+
+
+def _follow(job: Job, stop: Callable[[], None]) -> None:
+    # What init tells may be late: the payload may have been continued since.
+    if job.is_stopped:
+        stop()
 
 
 def _forward(job: Job, number: int) -> None:

@@ -451,6 +451,7 @@ def test_a_commands_manager_that_ends(private: Private, own: Sdbox) -> None:
     os.kill(private.manager.pid, signal.SIGKILL)
     assert job.process.wait(timeout=SECONDS / 6) == -signal.SIGKILL
     assert private_directories(job.id) == []
+    wait_until(private.has_ended)
     # Nobody is there to remove the unit's cgroup, until a manager is booted anew.
     own.ids.remove(job.id)
 

@@ -32,7 +32,7 @@ LAYERS = {
     "systems": [
         "bus", "cgroup", "config", "cpus", "dial", "embedded.", "ending", "groups", "helper",
         "host", "inotify", "journal", "kmsg", "line", "loop", "manager", "memo", "memory", "output",
-        "plot",
+        "pidfd", "plot",
         "report", "roots", "series", "smallloop", "systemd", "topology", "usage", "users", "verbs",
         "watch",
     ],
