@@ -198,7 +198,7 @@ def test_an_id_that_is_taken(detached: Detached, gate: Path) -> None:
 def test_limits_that_are_watched_are_kept(detached: Detached, tmp_path: Path) -> None:
     report = tmp_path / "report"
     job = detached.sdbox.new_id()
-    hog = "b = bytearray(300 << 20); input()"
+    hog = "b = bytearray(300 << 20); time.sleep(600)"
     command = ("--memory=64M", f"--report={report}", "--", "python3", "-c", f"import time; {hog}")
     assert detached.asked(job, *command).out == f"{job}\n"
     _wait_gone(detached, job)
