@@ -90,11 +90,22 @@ class Job:
         """Have a function called when the payload was stopped by a signal, as by ^Z."""
         self._report.on_stopped = callback
 
+    def on_continued(self, callback: Callable[[], object]) -> None:
+        """Have a function called when a payload that was stopped goes on."""
+        self._report.on_continued = callback
+
     @property
     def is_stopped(self) -> bool:
         """Whether the payload is stopped by a signal, as far as init has told."""
         # A busy init may not have told yet that it goes on.
-        return self._report.is_stopped and is_stopped(self._payload)
+        return self._report.stop > 0 and is_stopped(self._payload)
+
+    def resume(self) -> None:
+        """Continue a payload that was stopped, unless it has gone on since, or been stopped again.
+
+        A SIGCONT of send_signal() may come late, and undo a later stop.
+        """
+        self._report.resume()
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the payload alone. Nothing happens when it has ended."""

@@ -28,7 +28,7 @@ class Report:
 
     The result of that is the status of wait(2), or None where init vanished without a word. `born`
     is done when an init that systemd has started is at work, with descriptors of it and its like.
-    `on_stopped` is called when the payload was stopped, as by ^Z.
+    `on_stopped` is called when the payload was stopped, as by ^Z, `on_continued` when it goes on.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -41,14 +41,24 @@ class Report:
         self.born.add_done_callback(_retrieve)
         self.started.add_done_callback(_retrieve)
         self.ended_at = self.ended_monotonic = 0.0
-        self.is_stopped = False
+        # The number of the stop that the payload is in, 0 where it runs.
+        self.stop = 0
         self.on_stopped: Callable[[], object] = lambda: None
+        self.on_continued: Callable[[], object] = lambda: None
         self._loop.add_reader(sock.fileno(), self._on_message)
 
     def release(self, cgroup: int) -> None:
         """Let init go on: it is in its unit."""
         with contextlib.suppress(ConnectionError):
             wire.send(self._sock, "release", fds=(cgroup,))
+
+    def resume(self) -> None:
+        """Have init continue the payload, if it still is in the stop that it told of last."""
+        if self.stop and self._sock.fileno() >= 0:
+            with contextlib.suppress(ConnectionError):
+                wire.send(self._sock, "continue", self.stop)
+            # Once is enough, and an init that is frozen reads nothing.
+            self.stop = 0
 
     def dismiss(self) -> None:
         """Let init go: nothing else of the job is left."""
@@ -93,12 +103,13 @@ class Report:
 
     def _on_stopped(self, fields: list[bytes], fds: list[int]) -> None:
         wire.close(fds)
-        self.is_stopped = True
+        self.stop = int(fields[1])
         self.on_stopped()
 
     def _on_continued(self, fields: list[bytes], fds: list[int]) -> None:
         wire.close(fds)
-        self.is_stopped = False
+        self.stop = 0
+        self.on_continued()
 
     def _on_exited(self, fields: list[bytes], fds: list[int]) -> None:
         self._settle(int(fields[1]) & 0xFFFF)

@@ -75,11 +75,17 @@ class Relay:
 
     def stop(self) -> None:
         """Stop this process, as the payload was, with the terminal as it was before."""
+        # A ^Z that comes before the payload goes on would be lost by its SIGCONT.
+        self._typed.end()
         self._let_go()
         stop()
         if os.tcgetpgrp(self._own) == os.getpgrp():
             self._grasp()
             self._resize()
+
+    def proceed(self) -> None:
+        """Pass on what is typed again: the payload goes on."""
+        self._typed.begin()
 
     def _grasp(self) -> None:
         """Have every key come through: it is the job's terminal that knows what ^C is."""
@@ -117,7 +123,10 @@ class _Flow:
         self._data = b""
 
     def begin(self) -> None:
-        loop.running().add_reader(self._source, self._read)
+        if self._data:
+            loop.running().add_writer(self._sink, self._write)
+        else:
+            loop.running().add_reader(self._source, self._read)
 
     def end(self) -> None:
         loop.running().remove_reader(self._source)

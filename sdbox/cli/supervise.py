@@ -51,6 +51,8 @@ class Front:
         forward = job.send_signal if self.follow is None else functools.partial(_forward, job)
         if self.follow is not None:
             job.on_stopped(functools.partial(_follow, job, self.follow))
+        if self.relay is not None:
+            job.on_continued(self.relay.proceed)
         loop.running().add_reader(self.signals.fd, self.signals.forward, forward)
         with self.relay.running() if self.relay is not None else contextlib.nullcontext():
             yield
@@ -176,16 +178,10 @@ def _follow(job: Job, stop: Callable[[], None]) -> None:
 
 def _forward(job: Job, number: int) -> None:
     if number == signal.SIGCONT:
-        # A shell's `fg` continues the payload as well. One more SIGCONT, and late, could undo the
-        # next stop: so first hear whether it has come to that.
-        loop.running().call_soon(_continue, job)
+        # A shell's `fg` continues the payload as well.
+        job.resume()
     else:
         job.send_signal(number)
-
-
-def _continue(job: Job) -> None:
-    if job.is_stopped:
-        job.send_signal(signal.SIGCONT)
 
 
 def write_report(report: TextIO | None, result: Result) -> None:

@@ -4,9 +4,10 @@ It tells the supervisor by messages what becomes of the payload:
 
     error STEP PATH ERRNO     the payload was not started
     started PID               with a process file descriptor of the payload
-    stopped, continued        it was, as by ^Z and fg
+    stopped NUMBER, continued it was, as by ^Z and fg
     exited STATUS             the status of wait(2)
 
+continues the payload on `continue NUMBER`, if that is its last stop and it has not gone on since,
 and goes when the supervisor, which sees to the rest of the tree, says `dismissed`. Where
 supervisor or helper vanish before that, init ends the box itself.
 """
@@ -20,6 +21,7 @@ import socket
 import time
 
 from sdbox.init import cleanup, mounts, payload, syscalls, wire
+from sdbox.init.reaping import Reaper, tell
 from sdbox.init.steps import StepError, step
 
 TYPE_CHECKING = False
@@ -76,7 +78,7 @@ class Init:
             self._wait_for_release()
             child = self._start()
         except StepError as error:
-            _tell(self.report, "error", error.name, error.path, error.number)
+            tell(self.report, "error", error.name, error.path, error.number)
             # Not before the supervisor knows: it may be putting this process into its unit.
             self._wait_for_release()
             os._exit(1)
@@ -142,7 +144,7 @@ class Init:
             name, path, number = message.split(b"\0")
             raise StepError(name.decode(), os.fsdecode(path), int(number))
         descriptor = os.pidfd_open(child)
-        _tell(self.report, "started", child, fds=(descriptor,))
+        tell(self.report, "started", child, fds=(descriptor,))
         os.close(descriptor)
         return child
 
@@ -155,20 +157,29 @@ class Init:
 
     def _reap(self, child: int) -> None:
         signals = syscalls.signalfd({signal.SIGCHLD})
+        reaper = Reaper(child, self.report)
         while True:
-            for status in _reap_all(child, self.report):
-                code = os.waitstatus_to_exitcode(status)
-                self.exit_status = code if code >= 0 else 128 - code
+            reaper.reap()
             ready = self._poll(signals, self.report.fileno())
             if signals in ready:
                 os.read(signals, 4096)
-            if self.report.fileno() in ready:
-                fields, fds = wire.receive(self.report)
-                wire.close(fds)
-                if fields != [b"dismissed"]:
-                    # The supervisor did not come to the job's end.
-                    self._end_box()
-                return
+            if self.report.fileno() in ready and self._is_dismissed(reaper):
+                break
+        if reaper.status is not None:
+            code = os.waitstatus_to_exitcode(reaper.status)
+            self.exit_status = code if code >= 0 else 128 - code
+
+    def _is_dismissed(self, reaper: Reaper) -> bool:
+        """Hear the supervisor. Return whether it has nothing more to say."""
+        fields, fds = wire.receive(self.report)
+        wire.close(fds)
+        if fields[:1] == [b"continue"]:
+            reaper.resume(int(fields[1]))
+            return False
+        if fields != [b"dismissed"]:
+            # The supervisor did not come to the job's end.
+            self._end_box()
+        return True
 
     def _poll(self, *fds: int) -> set[int]:
         """Wait for one of the descriptors, and end the box where a guardian is gone."""
@@ -214,35 +225,6 @@ def _become_payload(spec: dict[str, Any], writer: int) -> NoReturn:
         writer, f"{failure.name}\0".encode() + os.fsencode(failure.path) + b"\0%d" % failure.number
     )
     os._exit(1)
-
-
-def _reap_all(child: int, report: socket.socket) -> list[int]:
-    """Reap all that has ended; report what became of the payload. Return its status, if it has."""
-    ended: list[int] = []
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-        except ChildProcessError:
-            return ended
-        if pid == 0:
-            return ended
-        if pid != child:
-            continue
-        if os.WIFSTOPPED(status):
-            _tell(report, "stopped")
-        elif os.WIFCONTINUED(status):
-            _tell(report, "continued")
-        else:
-            _tell(report, "exited", status)
-            ended.append(status)
-
-
-def _tell(report: socket.socket, *fields: str | int, fds: tuple[int, ...] = ()) -> None:
-    try:
-        wire.send(report, *fields, fds=fds)
-    except ConnectionError:
-        # The supervisor has hung up, and the next look at the socket says so.
-        pass
 
 
 def _loopback_up() -> None:
