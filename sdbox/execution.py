@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from sdbox import loop, placing
 from sdbox.bus import Bus
-from sdbox.errors import ManagerRefused, Unenforceable
+from sdbox.errors import LaunchFailed, ManagerRefused, Unenforceable
 from sdbox.journal import Journal
 from sdbox.manager import Manager
 from sdbox.memo import remember
+from sdbox.pidfd import has_ended
 from sdbox.placing import Connection
 from sdbox.plan import UNIT_TYPES, check_version
 from sdbox.report import Report
@@ -117,6 +118,7 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
     # A program on a file system that does not answer is one that execve(2) waits for.
     async with loop.within(_CALL_SECONDS, f"starting the payload of {launch.plan.unit}"):
         payload = await report.started
+        await _see_it_known(connection, launch.plan, payload)
     from sdbox.job import Job
 
     return Job(
@@ -127,6 +129,19 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
         manager=connection.manager,
         helper=connection.helper,
         journal=connection.journal,
+    )
+
+
+async def _see_it_known(connection: Connection, plan: Plan, payload: int) -> None:
+    """See that systemd has not given the unit up since it was asked, while the payload runs.
+
+    Raises LaunchFailed.
+    """
+    if await placing.is_active(connection, plan) or has_ended(payload):
+        return
+    os.close(payload)
+    raise LaunchFailed(
+        f"{plan.unit}: systemd takes it for ended, with the job in it", hint=placing.UPDATE
     )
 
 

@@ -21,6 +21,8 @@ CHOICES: tuple[Choice, ...] = ("auto", "system", "embedded")
 CGROUP_ROOT = "/sys/fs/cgroup"
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 JOURNAL = "/run/systemd/journal"
+# systemd's unit_export_state_files(), since 236; journald reads them for _SYSTEMD_INVOCATION_ID=.
+UNITS = "/run/systemd/units"
 # sd_booted(3): the directory is there exactly when systemd is the machine's PID 1.
 _BOOTED = "/run/systemd/system"
 
@@ -31,7 +33,8 @@ class Endpoint:
 
     `pid_namespace` is a process descriptor where the manager has a PID namespace of its own, and
     `launch_cgroup` where processes must be for the manager to be able to move them. `journal` is
-    the directory of the journal's sockets.
+    the directory of the journal's sockets, `units` that of systemd's links for units that are not
+    inactive, where that is known.
     """
 
     kind: Literal["system", "embedded"]
@@ -40,6 +43,7 @@ class Endpoint:
     journal: str
     pid_namespace: int | None = None
     launch_cgroup: str | None = None
+    units: str = ""
 
     def inside(self) -> Endpoint:
         """Return how a process in the manager's PID namespace reaches it."""
@@ -49,6 +53,7 @@ class Endpoint:
             bus_socket=root + SYSTEM_BUS,
             cgroup_root=self.cgroup_root,
             journal=root + JOURNAL,
+            units=root + UNITS,
         )
 
     def check(self) -> None:
@@ -62,6 +67,10 @@ class Endpoint:
                 "The embedded manager has ended, and with it its jobs",
                 hint="`sdbox embedded start` boots a new one",
             )
+
+    def has_link(self, unit: str) -> bool:
+        """Whether systemd's link says that a unit is not inactive. There may be none to know."""
+        return os.path.lexists(f"{self.units}/invocation:{unit}")
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -133,6 +142,7 @@ def at_embedded(manager: Embedded) -> Endpoint:
         bus_socket=manager.bus_socket,
         cgroup_root=manager.cgroup_root,
         journal=manager.root + JOURNAL,
+        units=manager.root + UNITS,
         pid_namespace=manager.open_pidfd(),
         launch_cgroup=manager.launch_cgroup if _cgroups_are_delegated() else None,
     )
@@ -174,7 +184,13 @@ def _system() -> Endpoint:
             "Only root may start units in the system manager",
             hint="Run sdbox as root",
         )
-    return Endpoint(kind="system", bus_socket=SYSTEM_BUS, cgroup_root=CGROUP_ROOT, journal=JOURNAL)
+    return Endpoint(
+        kind="system",
+        bus_socket=SYSTEM_BUS,
+        cgroup_root=CGROUP_ROOT,
+        journal=JOURNAL,
+        units=UNITS,
+    )
 
 
 def _cgroups_are_delegated() -> bool:

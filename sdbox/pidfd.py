@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 
 from sdbox.errors import LaunchFailed, SdboxError
 
@@ -25,3 +26,10 @@ def is_stopped(pidfd: int) -> bool:
         # proc_pid_stat(5): the state follows the name, which may hold anything.
         return file.read().rpartition(b")")[2].split()[0] == b"T"
     return False
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether a process has ended by this moment."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

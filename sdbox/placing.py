@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sdbox.manager import Manager
     from sdbox.plan import Plan
 
+UPDATE = "Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258"
+
 
 @record
 class Connection:
@@ -103,7 +105,7 @@ async def verified(connection: Connection, plan: Plan, init_pid: int) -> Cgroup 
         return None
     good = False
     try:
-        good = init_pid in cgroup.processes() and await _is_active(connection, plan)
+        good = init_pid in cgroup.processes() and await is_active(connection, plan)
     finally:
         if not good:
             cgroup.close()
@@ -116,7 +118,14 @@ def _open_cgroup(endpoint: Endpoint, plan: Plan) -> Cgroup | None:
     return None
 
 
-async def _is_active(connection: Connection, plan: Plan) -> bool:
+async def is_active(connection: Connection, plan: Plan) -> bool:
+    """Whether systemd knows of the unit, and it has not ended.
+
+    systemd keeps a link for each unit from its start to its end, as journald knows them. Only if
+    there is none is it asked: that takes as long as a twentieth of a launch.
+    """
+    if connection.endpoint.has_link(plan.unit):
+        return True
     state = await connection.manager.unit_property(plan.unit, "Unit", "ActiveState")
     return bool(state == "active")
 

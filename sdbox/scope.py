@@ -37,7 +37,7 @@ async def place(connection: Connection, launch: Launch) -> Placed:
         os.close(pidfd)
     raise LaunchFailed(
         f"{plan.unit}: systemd started it without the job in it",
-        hint="Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258",
+        hint=placing.UPDATE,
     )
 
 

@@ -18,6 +18,7 @@ import pytest
 import sdbox as api
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.helper import Helper
+from sdbox.placing import is_active
 from tests.pace import seconds, times
 
 if TYPE_CHECKING:
@@ -183,6 +184,18 @@ async def test_an_id_that_is_taken(new_id: Callable[[], str]) -> None:
                 await second.start(["true"], id=job_id)
         job.send_signal(signal.SIGTERM)
         assert (await job.wait()).signal == signal.SIGTERM
+
+
+async def test_what_systemd_says_of_a_unit_without_being_asked(new_id: Callable[[], str]) -> None:
+    async with api.Launcher() as launcher:
+        connection = launcher._connected()
+        job = await launcher.start(["sleep", "600"], id=new_id())
+        assert connection.endpoint.has_link(job.unit)
+        assert await is_active(connection, job.plan)
+        await job.kill()
+        await job.wait()
+        assert not connection.endpoint.has_link(job.unit)
+        assert not await is_active(connection, job.plan)
 
 
 async def test_kill(new_id: Callable[[], str]) -> None:
