@@ -120,6 +120,10 @@ def _only_cpus(raw: str, environment: Mapping[str, str]) -> list[str]:
     return ["", *split_cpus(raw)]
 
 
+def _only_capabilities(raw: str, environment: Mapping[str, str]) -> list[str]:
+    return ["~" if raw.startswith("~") else "none", raw]
+
+
 def _variable(raw: str, environment: Mapping[str, str]) -> list[str]:
     if "=" in raw:
         return [raw]
@@ -324,9 +328,24 @@ _TABLE = (
         name="NoNewPrivileges",
         syntax=syntax.BOOLEAN,
         section=_ISOLATION,
-        help="set-user-ID programs and file capabilities give it nothing",
-        option=Option(flag="--no-new-privileges", constant="yes"),
+        help="set-user-ID programs and file capabilities give it nothing; yes if not said",
+        option=Option(flag="--no-new-privileges"),
         service=translate.unit_property("NoNewPrivileges", "b"),
+    ),
+    Directive(
+        name="CapabilityBoundingSet",
+        syntax=syntax.CAPABILITIES,
+        section=_ISOLATION,
+        help="root's rights that it can ever have; none if not said and it has another User",
+        option=Option(flag="--capabilities", to_value=_only_capabilities),
+        resets=("CapabilityBoundingSet",),
+    ),
+    Directive(
+        name="AmbientCapabilities",
+        syntax=syntax.CAPABILITIES,
+        section=_ISOLATION,
+        help="root's rights that it has although its User is not root",
+        resets=("AmbientCapabilities",),
     ),
     Directive(
         name="RootDirectory",

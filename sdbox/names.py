@@ -360,6 +360,11 @@ def quote_device_rate(item: str) -> str:
     return f"{quote_literal(place)} {rate}"
 
 
+def split_lines(text: str) -> list[str]:
+    """What is assigned at once, each on a line."""
+    return [line for line in text.split("\n") if line.strip(WHITESPACE)]
+
+
 def split_cpus(text: str) -> list[str]:
     """The items of a list separated by blanks or commas."""
     return text.replace(",", " ").split()

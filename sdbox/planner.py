@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from sdbox import privileges
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.messages import one_line
@@ -75,6 +76,7 @@ def make_plan(
             enforcement[name] = "kernel"
     kept = {name: value for name, value in _items(full) if name in enforcement}
     _check_root(kept)
+    privileges.check(kept)
     kept |= _assigned(cpus, host) | ({"RootDirectory": named_root} if named_root else {})
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"

@@ -24,6 +24,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any
 
+from sdbox import privileges
 from sdbox.directives import DIRECTIVES
 from sdbox.init import syscalls
 from sdbox.values import INFINITY
@@ -201,6 +202,7 @@ def _process(
     for name, value in directives.items():
         if name.startswith("Limit"):
             yield _limit(name, value)
+    yield from privileges.as_root(directives, credentials)
     if credentials is not None:
         yield (
             "User",
@@ -212,8 +214,7 @@ def _process(
         )
     if asked is not None:
         yield _working_directory(asked, credentials, caller)
-    if _is_inits("NoNewPrivileges", directives, unit_type):
-        yield "NoNewPrivileges", {}
+    yield from privileges.as_user(directives, unit_type)
 
 
 def _is_inits(name: str, directives: Mapping[str, Any], unit_type: UnitType) -> bool:

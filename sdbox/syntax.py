@@ -6,7 +6,7 @@ complaint. Scalars are Syntax; what is assigned item by item is ListSyntax.
 
 from __future__ import annotations
 
-from sdbox import names, quantities, quoting
+from sdbox import capabilities, names, quantities, quoting
 from sdbox.errors import InvalidDirective
 from sdbox.record import record
 from sdbox.values import WHITESPACE, Refused, as_text, shown
@@ -71,6 +71,8 @@ class ListSyntax:
     join: Callable[[Iterable[Any]], str]
     """Items to systemd's text."""
     schema: Mapping[str, Any]
+    nothing: str = ""
+    """The item that an empty text stands for, where that is more than to forget what was before."""
 
     def items(self, raw: Any, where: str) -> list[Any]:
         """The items in `raw`. An empty text among them says: forget what came before."""
@@ -78,12 +80,13 @@ class ListSyntax:
             return self._split(raw, where)
         if hasattr(raw, "items"):
             raw = raw.items()
-        return list(raw) or [""] if hasattr(raw, "__iter__") else [raw]
+        items = list(raw) or [""] if hasattr(raw, "__iter__") else [raw]
+        return [self.nothing if item == "" else item for item in items]
 
     def _split(self, raw: str | bytes, where: str) -> list[Any]:
         try:
             text = as_text(raw)
-            items = list(self.split(text)) if text.strip(WHITESPACE) else [""]
+            items = list(self.split(text)) if text.strip(WHITESPACE) else [self.nothing]
         except Refused as refusal:
             raise invalid(self, raw, refusal, where) from None
         if "" in items[1:] or (items == [""] and text.strip(WHITESPACE)):
@@ -360,4 +363,17 @@ DEVICE_RATES = ListSyntax(
     unfold=names.format_device_rates,
     join=lambda items: "\n".join(map(names.quote_device_rate, items)),
     schema=_list_schema({"type": "string"}),
+)
+
+CAPABILITIES = ListSyntax(
+    word="CAPABILITIES",
+    noun="a list of capabilities",
+    hint="Give names as in CAP_CHOWN CAP_KILL, ~ and names for all others, or none",
+    split=names.split_lines,
+    item=capabilities.assignment,
+    fold=capabilities.fold,
+    unfold=lambda value: value,
+    join="\n".join,
+    schema=_list_schema({"type": "string"}),
+    nothing=capabilities.NONE,
 )

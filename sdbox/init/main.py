@@ -91,6 +91,7 @@ class Init:
         if self.spec["spare_init"]:
             with step("OOMScoreAdjust"), open("/proc/self/oom_score_adj", "wb") as file:
                 file.write(b"-1000")
+        payload.prepare(self.spec)
         namespaces = self.spec["namespaces"]
         if namespaces:
             with step("namespaces"):

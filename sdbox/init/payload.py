@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
 
+# In a module of their own, which only who needs it pays for.
+_ABOUT_PRIVILEGE = frozenset({"CapabilityBoundingSet", "AmbientCapabilities", "SystemCallFilter"})
+
+
+def prepare(spec: dict[str, Any]) -> None:
+    """Import what the payload's process will need: after the mounts that may be out of reach."""
+    if not _ABOUT_PRIVILEGE.isdisjoint(name for name, _ in spec["process"]):
+        from sdbox.init import privilege
+
+        _OPERATIONS.update(privilege.OPERATIONS)
+
+
 def become(spec: dict[str, Any]) -> None:
     """Turn this process into the payload; return only by StepError."""
     _reset_signals(spec["ignored_signals"])

@@ -40,8 +40,13 @@ FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 FSMOUNT_CLOEXEC = 1
 
-PR_SET_NO_NEW_PRIVS = 38
+PR_SET_KEEPCAPS = 8
+PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+_CAPABILITY_VERSION_3 = 0x20080522
 _SIG_SETMASK = 2
 SFD_CLOEXEC = os.O_CLOEXEC
 SFD_NONBLOCK = os.O_NONBLOCK
@@ -80,9 +85,28 @@ def setns(fd: int, flags: int) -> None:
     _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
 
 
-def prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int, more: int = 0) -> None:
     """Set one property of the calling process."""
-    _checked(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
+    _checked(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(more), 0, 0))
+
+
+def capget() -> tuple[int, int, int]:
+    """Return the effective, permitted and inheritable capabilities of the caller, as bits."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    low_and_high = (ctypes.c_uint32 * 6)()
+    _checked(_libc.capget(header, low_and_high))
+    effective, permitted, inheritable = (
+        low_and_high[n] | low_and_high[n + 3] << 32 for n in range(3)
+    )
+    return effective, permitted, inheritable
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set what capget() returns; those that the kernel does not know are ignored."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    wanted = (effective, permitted, inheritable)
+    low, high = ([bits >> shift & 0xFFFFFFFF for bits in wanted] for shift in (0, 32))
+    _checked(_libc.capset(header, (ctypes.c_uint32 * 6)(*low, *high)))
 
 
 def _signal_set(signals: set[int]) -> ctypes.Array[ctypes.c_uint64]:

@@ -29,7 +29,7 @@ def shown(sdbox: Sdbox, job: Running, *names: str) -> dict[str, str]:
 
 
 def test_systemd_knows_of_what_it_keeps(sdbox: Sdbox) -> None:
-    options = ("--network=none", "--cpu-affinity=0", "--no-new-privileges", "--wall=1h")
+    options = ("--network=none", "--cpu-affinity=0", "--no-new-privileges=yes", "--wall=1h")
     job = sdbox.start_sh("echo up; read line", *options)
     job.line()
     assert shown(

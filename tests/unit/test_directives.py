@@ -39,6 +39,7 @@ REQUIRED = (
     "PrivateNetwork",
     "PrivateIPC",
     "NoNewPrivileges",
+    "CapabilityBoundingSet",
     "WorkingDirectory",
     "User",
     "Group",
@@ -94,6 +95,7 @@ REQUIRED_OPTIONS = (
     "--slice",
     "--description",
     "--no-new-privileges",
+    "--capabilities",
 )
 
 # A text, its value, and how it is written, for each directive.
@@ -137,6 +139,15 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
     "PrivateIPC": [("1", True, "yes")],
     "PrivateNetwork": [("On", True, "yes")],
     "NoNewPrivileges": [("false", False, "no")],
+    "CapabilityBoundingSet": [
+        ("cap_chown CAP_KILL", ("CAP_CHOWN CAP_KILL",), "CAP_CHOWN CAP_KILL"),
+        ("~CAP_SYS_ADMIN", ("~CAP_SYS_ADMIN",), "~CAP_SYS_ADMIN"),
+        ("CAP_KILL\n~CAP_BPF", ("CAP_KILL", "~CAP_BPF"), "CAP_KILL\n~CAP_BPF"),
+        ("CAP_KILL\nnone", ("none",), "none"),
+        ("", ("none",), "none"),
+        ("~", ("~",), "~"),
+    ],
+    "AmbientCapabilities": [("CAP_NET_RAW", ("CAP_NET_RAW",), "CAP_NET_RAW")],
     "RootDirectory": [
         ("//srv/./root/", "/srv/root", "/srv/root"),
         ("/a b", "/a b", "/a b"),

@@ -25,9 +25,9 @@ PACKAGE = Path(str(sdbox.__file__)).parent
 LAYERS = {
     "init": ["init."],
     "pure": [
-        "box", "change", "directives", "errors", "events", "jsontext", "messages", "names",
-        "plan", "planner", "properties", "quantities", "quoting", "record", "result", "spec",
-        "syntax", "translate", "values", "verdict",
+        "box", "capabilities", "change", "directives", "errors", "events", "jsontext", "messages",
+        "names", "plan", "planner", "privileges", "properties", "quantities", "quoting", "record",
+        "result", "spec", "syntax", "translate", "values", "verdict",
     ],
     "systems": [
         "bus", "cgroup", "config", "cpus", "dial", "embedded.", "ending", "groups", "helper",

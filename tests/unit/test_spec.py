@@ -37,6 +37,8 @@ ALICE = Credentials(
 ADJUST = ("OOMScoreAdjust", {"value": 100})
 INHERITED = ("WorkingDirectory", {"path": "/home/caller/work", "ignore_missing": True})
 AS_ALICE = ("User", {"uid": 1000, "gid": 100, "groups": [100, 27]})
+NO_CAPABILITIES = ("CapabilityBoundingSet", {"keep": 0, "ambient": False})
+NO_NEW_PRIVILEGES: tuple[str, dict[str, Any]] = ("NoNewPrivileges", {})
 PROC = ("MountAPIVFS", "/proc", {"kind": "proc", "options": {}})
 
 
@@ -83,7 +85,7 @@ def test_an_empty_box() -> None:
         "ephemeral": False,
         "private_directories": [],
         "mounts": [],
-        "process": [ADJUST, INHERITED],
+        "process": [ADJUST, INHERITED, NO_NEW_PRIVILEGES],
     }
 
 
@@ -219,14 +221,21 @@ def test_the_order_of_operations() -> None:
         ("CPUAffinity", {"cpus": [1, 3]}),
         ("Limit", {"resource_number": resource.RLIMIT_CORE, "soft": 0, "hard": 0}),
         ("Limit", {"resource_number": resource.RLIMIT_NOFILE, "soft": 64, "hard": 64}),
+        NO_CAPABILITIES,
         AS_ALICE,
         ("WorkingDirectory", {"path": "/x", "ignore_missing": False}),
-        ("NoNewPrivileges", {}),
+        NO_NEW_PRIVILEGES,
     ]
 
 
 def test_an_inherited_directory_needs_no_right_of_the_user() -> None:
-    assert spec(credentials=ALICE)["process"] == [ADJUST, INHERITED, AS_ALICE]
+    assert spec(credentials=ALICE)["process"] == [
+        ADJUST,
+        INHERITED,
+        NO_CAPABILITIES,
+        AS_ALICE,
+        NO_NEW_PRIVILEGES,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""What a payload may do, as its box says and where that says nothing: init's work. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdbox import capabilities
+from sdbox.directives import DIRECTIVES
+from sdbox.errors import InvalidDirective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sdbox.properties import UnitType
+    from sdbox.users import Credentials
+
+Operation = tuple[str, dict[str, Any]]
+
+
+def check(directives: Mapping[str, Any]) -> None:
+    """Refuse what can't be had together. Raises InvalidDirective."""
+    if _ambient(directives) & ~capabilities.bounding(directives.get("CapabilityBoundingSet", ())):
+        raise InvalidDirective(
+            "AmbientCapabilities: has what is not in CapabilityBoundingSet",
+            hint="Name it in both, or leave CapabilityBoundingSet out",
+        )
+
+
+def _ambient(directives: Mapping[str, Any]) -> int:
+    return capabilities.ambient(directives.get("AmbientCapabilities", ()))
+
+
+def as_root(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Operation]:
+    """What init does before the payload becomes another user, who has no capability by default."""
+    ambient = _ambient(directives)
+    if "CapabilityBoundingSet" in directives:
+        keep = capabilities.bounding(directives["CapabilityBoundingSet"])
+    elif credentials is not None and credentials.uid:
+        keep = ambient
+    else:
+        return
+    yield "CapabilityBoundingSet", {"keep": keep, "ambient": bool(ambient)}
+
+
+def as_user(directives: Mapping[str, Any], unit_type: UnitType) -> Iterator[Operation]:
+    """What init does afterwards. The last is what hinders it most."""
+    if ambient := _ambient(directives):
+        yield "AmbientCapabilities", {"keep": ambient}
+    if directives.get("NoNewPrivileges", True) and not _is_systemds(directives, unit_type):
+        yield "NoNewPrivileges", {}
+
+
+def _is_systemds(directives: Mapping[str, Any], unit_type: UnitType) -> bool:
+    """Whether it was asked for, and systemd has seen to it."""
+    row = DIRECTIVES["NoNewPrivileges"]
+    return row.name in directives and row.properties(unit_type) is not None

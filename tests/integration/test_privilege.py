@@ -1,0 +1,137 @@
+"""What a payload may do: it really tries. Where harmless, it succeeds without the box."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Sdbox
+
+KILL, CHOWN, BIND = 1 << 5, 1, 1 << 10
+
+
+@pytest.fixture(params=["scope", "service"])
+def unit_type(request: pytest.FixtureRequest) -> str:
+    """Every test here is for both: the same box, whoever starts the job."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Path]:
+    """A directory that everybody can reach, which those of pytest are not."""
+    place = Path(f"/var/tmp/sdbox-test-{tmp_path.name}-{os.getpid()}")
+    place.mkdir(mode=0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+def status_of(sdbox: Sdbox, *options: str) -> dict[str, int]:
+    """The sets of capabilities and NoNewPrivs of a payload: inherited, permitted, …"""
+    done = sdbox.run(*options, "--", "grep", "-E", "^(Cap|NoNewPrivs)", "/proc/self/status")
+    assert done.status == 0, done.err
+    lines = (line.split(":") for line in done.out.splitlines())
+    return {name.removeprefix("Cap"): int(value, 16) for name, value in lines}
+
+
+def own_bounding_set() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("CapBnd:")[1].split()[0], 16)
+
+
+# --- no_new_privs
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], 1),
+        (["--no-new-privileges=yes"], 1),
+        (["--no-new-privileges=no"], 0),
+        (["-pNoNewPrivileges=no"], 0),
+        (["--user=nobody"], 1),
+    ],
+    ids=repr,
+)
+def test_no_new_privileges_unless_asked_for(
+    sdbox: Sdbox, options: list[str], expected: int
+) -> None:
+    assert status_of(sdbox, *options)["NoNewPrivs"] == expected
+
+
+def test_a_set_user_id_program_is_as_any_other(sdbox: Sdbox, world: Path) -> None:
+    program = world / "id"
+    program.write_bytes(Path("/usr/bin/id").read_bytes())
+    program.chmod(0o4755)
+    words = ("--user=nobody", "--", str(program), "-un")
+    assert sdbox.run(*words).out == "nobody\n"
+    assert sdbox.run("--no-new-privileges=no", *words).out == "root\n"
+
+
+# --- capabilities
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["--capabilities=none"], 0),
+        (["--capabilities=CAP_KILL CAP_CHOWN"], KILL | CHOWN),
+        (["-pCapabilityBoundingSet=~CAP_KILL"], ~KILL),
+        (["-pCapabilityBoundingSet=CAP_KILL", "-pCapabilityBoundingSet=CAP_CHOWN"], KILL | CHOWN),
+        (["-pCapabilityBoundingSet=CAP_KILL", "-pCapabilityBoundingSet="], 0),
+        ([], ~0),
+    ],
+    ids=repr,
+)
+def test_root_has_the_capabilities_of_its_bounding_set(
+    sdbox: Sdbox, options: list[str], kept: int
+) -> None:
+    expected = own_bounding_set() & kept
+    shown = status_of(sdbox, *options)
+    assert (shown["Prm"], shown["Eff"], shown["Bnd"]) == (expected, expected, expected)
+    assert (shown["Inh"], shown["Amb"]) == (0, 0)
+
+
+def test_another_user_has_none_and_can_come_by_none(sdbox: Sdbox) -> None:
+    shown = status_of(sdbox, "--user=nobody")
+    del shown["NoNewPrivs"]
+    assert set(shown.values()) == {0}
+    assert status_of(sdbox, "--user=nobody", "--capabilities=~")["Bnd"] == own_bounding_set()
+
+
+def test_another_user_has_those_that_are_ambient(sdbox: Sdbox) -> None:
+    shown = status_of(sdbox, "--user=nobody", "-pAmbientCapabilities=CAP_NET_BIND_SERVICE")
+    del shown["NoNewPrivs"]
+    assert set(shown.values()) == {BIND}
+
+
+def test_root_without_capabilities_is_stopped_by_modes_of_files(sdbox: Sdbox, world: Path) -> None:
+    (world / "other").write_text("secret\n")
+    (world / "other").chmod(0o600)
+    os.chown(world / "other", 65534, 65534)
+    read = ("--", "cat", str(world / "other"))
+    assert sdbox.run(*read).out == "secret\n"
+    assert sdbox.run("--capabilities=none", *read).status == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--capabilities=CAP_NOTHING",),
+        ("--no-new-privileges=perhaps",),
+        ("-pAmbientCapabilities=CAP_KILL", "--capabilities=none"),
+    ],
+    ids=repr,
+)
+def test_what_can_not_be_is_refused_in_one_line(sdbox: Sdbox, options: tuple[str, ...]) -> None:
+    done = sdbox.run(*options, "--", "true")
+    assert done.status in (2, 125)
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("sdbox: ")
