@@ -33,7 +33,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 # What of init's own has to be said, and what it says before it has the payload's streams.
 _OWN_PROPERTIES = (
     UnitProperty(name="Type", signature="s", value="exec"),
-    UnitProperty(name="StandardOutput", signature="s", value="null"),
+    # The socket, to which it does not write: a box may have no /dev/null that may be opened.
+    UnitProperty(name="StandardOutput", signature="s", value="inherit"),
     UnitProperty(name="StandardError", signature="s", value="journal"),
     UnitProperty(name="SyslogIdentifier", signature="s", value="sdbox"),
 )

@@ -150,11 +150,13 @@ class Init:
         return child
 
     def _let_go_of_streams(self) -> None:
-        """Hold none of the payload's streams: whoever reads them waits for the last holder."""
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        """Hold none of the payload's streams: whoever reads them waits for the last holder.
+
+        Something that nothing can be read from or written to takes their place, which needs no
+        /dev/null: the box may have none, or none that may be opened.
+        """
         for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
+            os.dup2(self.outside, fd)
 
     def _reap(self, child: int) -> None:
         signals = syscalls.signalfd({signal.SIGCHLD})

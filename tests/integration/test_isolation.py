@@ -523,3 +523,10 @@ def test_a_box_in_a_box_is_refused_or_really_there(sdbox: Sdbox) -> None:
 def test_the_managers_bus_is_not_in_the_jobs_sight(sdbox: Sdbox) -> None:
     script = "test -e /run/systemd/private || test -e /run/dbus/system_bus_socket || echo hidden"
     assert sdbox.sh(script).out == "hidden\n"
+
+
+@pytest.mark.parametrize("pids", [[], ["--pid-namespace"]], ids=["", "PrivatePIDs"])
+def test_a_job_without_any_device(sdbox: Sdbox, world: Path, pids: list[str]) -> None:
+    """Not even the /dev/null that a process has on streams that it lets go of."""
+    done = sdbox.sh("ls -A /dev; exit 7", f"--bind={world}:/dev", *pids)
+    assert (done.status, done.out) == (7, "")
