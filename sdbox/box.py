@@ -71,8 +71,11 @@ class Box:
     @classmethod
     def from_option(cls, flag: str, raw: str, environment: Mapping[str, str]) -> Box:
         """The box of one command-line option; `environment` is the caller's."""
+        row = OPTIONS[flag]
+        also = row.option.also if row.option else {}
+        others = [(DIRECTIVES[name], value, flag) for name, value in also.items()]
         raw_value = option_value(flag, raw, environment)
-        return cls._of(*_read([(OPTIONS[flag], raw_value, flag)]))
+        return cls._of(*_read([*others, (row, raw_value, flag)]))
 
     @classmethod
     def from_json(cls, document: object) -> Box:

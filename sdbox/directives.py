@@ -42,6 +42,8 @@ class Option:
     constant: str | None = None
     """What the option says by being there; None where it takes a value."""
     repeats: bool = False
+    also: Mapping[str, object] = MappingProxyType({})
+    """What it says of other directives."""
     to_value: Callable[[str, Mapping[str, str]], object] = _as_given
     """Raw text and the caller's environment to what the directive reads; raises Refused."""
 
@@ -74,6 +76,8 @@ class Directive:
     """The cgroup controller that keeps it."""
     files: Callable[[Any], tuple[CgroupFile, ...]] | None = None
     """What to read back from the cgroup, where that can be known beforehand."""
+    programs: Callable[[Any], tuple[str, ...]] | None = None
+    """The BPF programs on the cgroup that keep the value, by sdbox.bpf's names."""
     watch: bool = False
     """Whether sdbox can keep it by watching where the controller is not there."""
     affinity: bool = False
@@ -268,6 +272,53 @@ _TABLE = (
         resets=("IOWriteBandwidthMax",),
         unit=translate.rates_property("IOWriteBandwidthMax"),
         controller="io",
+    ),
+    Directive(
+        name="IPAddressAllow",
+        syntax=syntax.ADDRESSES,
+        section=_ISOLATION,
+        help="addresses it may talk to, whatever IPAddressDeny says; the option denies all others",
+        option=Option(
+            flag="--allow-ip", repeats=True, to_value=_one_item, also={"IPAddressDeny": ["any"]}
+        ),
+        resets=("IPAddressAllow",),
+        unit=translate.addresses_property("IPAddressAllow"),
+        programs=translate.firewall_of,
+    ),
+    Directive(
+        name="IPAddressDeny",
+        syntax=syntax.ADDRESSES,
+        section=_ISOLATION,
+        help="addresses it may not talk to",
+        resets=("IPAddressDeny",),
+        unit=translate.addresses_property("IPAddressDeny"),
+        programs=translate.firewall_of,
+    ),
+    Directive(
+        name="DevicePolicy",
+        syntax=syntax.DEVICE_POLICY,
+        section=_ISOLATION,
+        help="closed: only /dev/null and its like, and DeviceAllow; strict: only the latter",
+        unit=translate.unit_property("DevicePolicy", "s"),
+        programs=translate.device_program_of,
+    ),
+    Directive(
+        name="DeviceAllow",
+        syntax=syntax.DEVICE_RULES,
+        section=_ISOLATION,
+        help="devices it may read (r), write (w) and make (m), and no others of their like",
+        resets=("DeviceAllow",),
+        unit=translate.devices_property,
+        programs=translate.device_program_of,
+    ),
+    Directive(
+        name="GPUs",
+        syntax=syntax.GPU_REQUEST,
+        section=_ISOLATION,
+        help="exactly these GPUs, by DeviceAllow; systemd has no such setting",
+        option=Option(flag="--gpus"),
+        # By way of DevicePolicy= and DeviceAllow=: see sdbox.planner.
+        programs=lambda value: ("device",),
     ),
     Directive(
         name="RuntimeMaxSec",

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sdbox import bpf, gpus
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import SdboxError
 from sdbox.launcher import Launcher
@@ -76,10 +77,11 @@ def examine(choice: Choice) -> Examination:
         manager = Finding(name="manager", good=False, seen=error.message, remedy=error.hint)
         return Examination(manager=None, findings=(*findings, manager), directives=())
     manager = Finding(name="manager", good=True, seen=f"{host.manager}, systemd {version}")
+    lacking = bpf.missing()
     return Examination(
         manager=host.manager,
-        findings=(*findings, manager, _controllers(host)),
-        directives=tuple(_keeping(row, host, version) for row in DIRECTIVES.values()),
+        findings=(*findings, manager, _controllers(host), _gpus()),
+        directives=tuple(_keeping(row, host, version, lacking) for row in DIRECTIVES.values()),
     )
 
 
@@ -123,9 +125,17 @@ def _controllers(host: Host) -> Finding:
     return Finding(name="controllers", good=True, seen=" ".join(sorted(host.controllers)) or "none")
 
 
-def _keeping(directive: Directive, host: Host, version: int) -> Keeping:
+def _gpus() -> Finding:
+    found = (f"{one.number} ({one.nodes[0]})" for one in gpus.find().values())
+    return Finding(name="GPUs", good=True, seen=", ".join(found) or "none")
+
+
+def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Keeping:
     if directive.since > version:
         remedy = f"systemd {directive.since} or newer sets it on a scope"
+        return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
+    if directive.programs is not None and lacking:
+        remedy = f"{lacking}. {bpf.REMEDY}"
         return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
     kept_by = keeper(directive, host)
     lacks_controller = kept_by in (None, "affinity", "watch")

@@ -168,3 +168,7 @@ def _read_back(plan: Plan, cgroup: Cgroup) -> None:
                 f"{plan.unit}: {file.name} is {contents}, where {file.contents} was asked for",
                 hint="See `sdbox doctor` for the controllers that units have here",
             )
+    if plan.programs:
+        from sdbox import bpf
+
+        bpf.check(cgroup.fd, plan.unit, plan.programs)

@@ -11,6 +11,7 @@ from sdbox.values import (
     WHITESPACE,
     Bind,
     CPURequest,
+    GPURequest,
     Refused,
     WorkingDirectory,
     as_text,
@@ -232,6 +233,16 @@ def format_cpu_request(request: CPURequest) -> str:
     return ",".join(format_cpus(request.cpus))
 
 
+def gpu_request(text: str) -> GPURequest:
+    """Which GPUs, from a list or ranges of their numbers, or `none`."""
+    if text.strip(WHITESPACE) == "none":
+        return GPURequest(gpus=())
+    gpus = union(cpu_range(item) for item in split_cpus(text))
+    if not gpus:
+        raise Refused
+    return GPURequest(gpus=gpus)
+
+
 def root(text: str) -> str:
     """An absolute path, or the name of one of the configuration's roots."""
     if "/" in text:
@@ -337,9 +348,14 @@ def _rate_fields(text: str) -> tuple[str, str]:
     return place.rstrip(WHITESPACE), rate
 
 
+def lines(text: str) -> list[str]:
+    """The lines that are not blank."""
+    return [line for line in text.split("\n") if line.strip(WHITESPACE)]
+
+
 def split_device_rates(text: str) -> list[tuple[str, str]]:
     """One pair a line, the path quoted as systemd has it."""
-    return [_quoted_rate(line) for line in text.split("\n") if line.strip(WHITESPACE)]
+    return [_quoted_rate(line) for line in lines(text)]
 
 
 def _quoted_rate(line: str) -> tuple[str, str]:

@@ -29,7 +29,8 @@ class Plan:
     `box` is what was asked for, as JSON has it. `files` is what to read back of the cgroup,
     `needs` the systemd version that a directive needs, `watched` the limits that are kept by
     watching. Limits are None where there are none; `spec` is init's part (see sdbox.spec); `cpus`
-    are those that were assigned to the job.
+    are those that were assigned to the job, and `programs` what has to be attached to the cgroup
+    (see sdbox.bpf).
     """
 
     job: str
@@ -51,6 +52,7 @@ class Plan:
     oom_policy: str | None
     spec: Mapping[str, Any]
     cpus: tuple[int, ...] | None = None
+    programs: tuple[str, ...] = ()
 
     @property
     def ends_when_out_of_memory(self) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sdbox.box import Box
+    from sdbox.devices import Rule
     from sdbox.directives import Directive
     from sdbox.host import Host
     from sdbox.properties import CgroupFile, UnitProperty, UnitType
@@ -61,10 +62,12 @@ def make_plan(
     unit_type: UnitType = "scope",
     cpus: tuple[int, ...] | None = None,
     named_root: str | None = None,
+    devices: tuple[Rule, ...] | None = None,
 ) -> Plan:
     """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective.
 
-    `cpus` are those that were assigned, and `named_root` is where the root is that the box names.
+    `cpus` are those that were assigned, `named_root` is where the root is that the box names, and
+    `devices` are the rules that its DeviceAllow and GPUs come down to.
     """
     check_id(job)
     # What is asked for must be kept; what only follows from it is kept where it can be.
@@ -78,6 +81,7 @@ def make_plan(
     _check_root(kept)
     privileges.check(kept)
     kept |= _assigned(cpus, host) | ({"RootDirectory": named_root} if named_root else {})
+    kept |= _opened(devices, kept)
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"
     return Plan(
@@ -110,6 +114,7 @@ def make_plan(
             secure_root=named_root is not None,
         ),
         cpus=cpus,
+        programs=_programs(kept),
     )
 
 
@@ -125,6 +130,19 @@ def _assigned(cpus: tuple[int, ...] | None, host: Host) -> dict[str, tuple[int, 
     if cpus is None:
         return {}
     return {"AllowedCPUs" if "cpuset" in host.controllers else "CPUAffinity": cpus}
+
+
+def _opened(devices: tuple[Rule, ...] | None, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what keeps a job to its devices, as directives."""
+    if devices is None:
+        return {}
+    closed = "GPUs" in kept and kept.get("DevicePolicy", "auto") == "auto"
+    return {"DeviceAllow": devices} | ({"DevicePolicy": "closed"} if closed else {})
+
+
+def _programs(kept: Mapping[str, Any]) -> tuple[str, ...]:
+    wanted = (make(value) for name, value in kept.items() if (make := DIRECTIVES[name].programs))
+    return tuple(dict.fromkeys(program for some in wanted for program in some))
 
 
 def _least(*numbers: float | None) -> float | None:
@@ -171,6 +189,8 @@ def _items(box: Box) -> list[tuple[str, Any]]:
 
 def keeper(directive: Directive, host: Host) -> Enforcement | None:
     """Return who keeps a directive on this host, or None where nobody can."""
+    if directive.programs is not None:
+        return "kernel"
     if directive.controller is None:
         return "watch" if directive.watch else "manager" if directive.unit else "kernel"
     if directive.controller in host.controllers:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sdbox.box import Box
     from sdbox.cpus import Claim
+    from sdbox.devices import Rule
     from sdbox.host import Endpoint, Host
     from sdbox.plan import Plan
     from sdbox.properties import UnitType
@@ -111,7 +112,17 @@ def plan_for(
         unit_type=unit_type,
         cpus=cpus,
         named_root=_named_root(box, configuration),
+        devices=_devices(box),
     )
+
+
+def _devices(box: Box) -> tuple[Rule, ...] | None:
+    rules, gpus = box.directives.get("DeviceAllow"), box.directives.get("GPUs")
+    if rules is None and gpus is None:
+        return None
+    from sdbox import nodes
+
+    return nodes.resolve(rules or (), gpus)
 
 
 def _named_root(box: Box, configuration: str | None) -> str | None:

@@ -329,6 +329,66 @@ CPU_REQUEST = Syntax(
     schema=_NUMBER_OR_TEXT,
 )
 
+GPU_REQUEST = Syntax(
+    word="LIST|none",
+    noun="a list of GPUs",
+    hint="Give which, as in 0,2-3, or none",
+    parse=names.gpu_request,
+    schema=_NUMBER_OR_TEXT,
+)
+
+DEVICE_POLICY = Syntax(
+    word="POLICY",
+    noun="a policy for devices",
+    hint="Give auto, closed or strict",
+    parse=names.choice("auto", "closed", "strict"),
+    schema={"enum": ["auto", "closed", "strict"]},
+)
+
+
+# What is rarely asked for is not imported before.
+def _address(raw: Any) -> str:
+    from sdbox import addresses
+
+    return addresses.item(raw)
+
+
+def _device_rule(raw: Any) -> tuple[str, str]:
+    from sdbox import devices
+
+    return devices.rule(raw)
+
+
+def _format_device_rules(rules: Iterable[tuple[str, str]]) -> list[str]:
+    from sdbox import devices
+
+    return devices.format_rules(rules)
+
+
+ADDRESSES = ListSyntax(
+    word="ADDRESS",
+    noun="an address",
+    hint="Give 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32; or any, localhost, link-local, multicast",
+    split=str.split,
+    item=_address,
+    fold=names.each_once,
+    unfold=tuple,
+    join=" ".join,
+    schema=_list_schema({"type": "string"}),
+)
+
+DEVICE_RULES = ListSyntax(
+    word="NODE [rwm]",
+    noun="a device and what may be done",
+    hint="Give a node such as /dev/fuse, or a group such as char-pts or block-*, and any of rwm",
+    split=names.lines,
+    item=_device_rule,
+    fold=names.last_of_each,
+    unfold=_format_device_rules,
+    join="\n".join,
+    schema=_list_schema({"type": "string"}),
+)
+
 BINDS = ListSyntax(
     word="SRC[:DST]",
     noun="a bind mount",

@@ -54,6 +54,35 @@ def rates_property(name: str) -> Callable[[Any], tuple[UnitProperty, ...]]:
     return lambda value: unit_property(name, "a(st)")([list(pair) for pair in value])
 
 
+def addresses_property(name: str) -> Callable[[tuple[str, ...]], tuple[UnitProperty, ...]]:
+    """Addresses and prefixes as systemd's structs."""
+
+    def translate(value: tuple[str, ...]) -> tuple[UnitProperty, ...]:
+        from sdbox import addresses  # here, for what it imports
+
+        return addresses.property_of(name, value)
+
+    return translate
+
+
+def devices_property(value: tuple[tuple[str, str], ...]) -> tuple[UnitProperty, ...]:
+    """Nodes or groups, and what may be done."""
+    return unit_property("DeviceAllow", "a(ss)")([list(rule) for rule in value])
+
+
+_FIREWALL, _DEVICES = ("ingress", "egress"), ("device",)
+
+
+def firewall_of(value: tuple[str, ...]) -> tuple[str, ...]:
+    """The programs on the cgroup that keep a list of addresses, as systemd attaches them."""
+    return _FIREWALL if value else ()
+
+
+def device_program_of(value: tuple[tuple[str, str], ...] | str) -> tuple[str, ...]:
+    """The program that keeps a policy or rules for devices; `auto` alone allows all."""
+    return _DEVICES if value and value != "auto" else ()
+
+
 def cgroup_file(
     name: str, contents: Callable[[Any], str]
 ) -> Callable[[Any], tuple[CgroupFile, ...]]:

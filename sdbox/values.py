@@ -135,6 +135,16 @@ class CPURequest:
 
 
 @record
+class GPURequest:
+    """GPUs by their numbers; none for no GPU at all."""
+
+    gpus: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.gpus)) or "none"
+
+
+@record
 class ResourceLimit:
     """Soft and hard limit as setrlimit(2) takes them; `INFINITY` for none."""
 
@@ -144,6 +154,12 @@ class ResourceLimit:
     def __str__(self) -> str:
         soft, hard = as_text(self.soft), as_text(self.hard)
         return soft if soft == hard else f"{soft}:{hard}"
+
+
+_SAY_THEMSELVES = (
+    *(Usec, Percent, Bind, WorkingDirectory),
+    *(CPURequest, GPURequest, ResourceLimit),
+)
 
 
 def as_text(raw: Any) -> str:
@@ -160,7 +176,7 @@ def as_text(raw: Any) -> str:
         return canonical(raw.decode("utf-8", "surrogateescape"))
     if isinstance(raw, bool):
         return "yes" if raw else "no"
-    if isinstance(raw, (Usec, Percent, Bind, WorkingDirectory, CPURequest, ResourceLimit)):
+    if isinstance(raw, _SAY_THEMSELVES):
         return str(raw)
     if isinstance(raw, (int, float)):
         return _number_text(raw)

@@ -211,3 +211,12 @@ def test_importing_a_box_imports_nothing_heavy() -> None:
         timeout=60,
     )
     assert done.stdout.strip() == ""
+
+
+def test_an_option_may_say_something_of_another_directive() -> None:
+    box = Box.from_option("--allow-ip", "10.0.0.1", {}).merge(
+        Box.from_option("--allow-ip", "localhost", {})
+    )
+    assert box == Box(IPAddressAllow=["10.0.0.1", "localhost"], IPAddressDeny="any")
+    with pytest.raises(InvalidDirective, match=r"^--allow-ip: "):
+        Box.from_option("--allow-ip", "example.org", {})

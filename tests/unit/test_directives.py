@@ -13,7 +13,16 @@ from sdbox.directives import DIRECTIVES, OPTIONS, Directive, find, option_value
 from sdbox.errors import InvalidDirective
 from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.syntax import ListSyntax
-from sdbox.values import INFINITY, Bind, CPURequest, Percent, ResourceLimit, Usec, WorkingDirectory
+from sdbox.values import (
+    INFINITY,
+    Bind,
+    CPURequest,
+    GPURequest,
+    Percent,
+    ResourceLimit,
+    Usec,
+    WorkingDirectory,
+)
 
 if TYPE_CHECKING:
     from datetime import timedelta as _timedelta
@@ -67,6 +76,11 @@ REQUIRED = (
     "TimeoutStopSec",
     "IOReadBandwidthMax",
     "IOWriteBandwidthMax",
+    "IPAddressAllow",
+    "IPAddressDeny",
+    "DevicePolicy",
+    "DeviceAllow",
+    "GPUs",
 )
 
 REQUIRED_OPTIONS = (
@@ -96,6 +110,8 @@ REQUIRED_OPTIONS = (
     "--description",
     "--no-new-privileges",
     "--capabilities",
+    "--allow-ip",
+    "--gpus",
 )
 
 # A text, its value, and how it is written, for each directive.
@@ -126,6 +142,30 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
     ],
     "IOReadBandwidthMax": [("/dev/sda 5M", (("/dev/sda", 5_000_000),), "/dev/sda 5M")],
     "IOWriteBandwidthMax": [('"/my dir" 1 K', (("/my dir", 1000),), r"/my\ dir 1K")],
+    "IPAddressAllow": [
+        (
+            "10.1.2.3/8 localhost  192.0.2.1 10.0.0.0/8",
+            ("10.0.0.0/8", "localhost", "192.0.2.1"),
+            "10.0.0.0/8 localhost 192.0.2.1",
+        ),
+        ("2001:DB8::1/32 ::1", ("2001:db8::/32", "::1"), "2001:db8::/32 ::1"),
+        ("link-local multicast", ("link-local", "multicast"), "link-local multicast"),
+    ],
+    "IPAddressDeny": [("any", ("any",), "any"), ("0.0.0.0/0", ("0.0.0.0/0",), "0.0.0.0/0")],
+    "DevicePolicy": [("closed", "closed", "closed"), ("auto", "auto", "auto")],
+    "DeviceAllow": [
+        (
+            '/dev//fuse rw\nchar-pts\n"block-*" mr\n/dev/fuse r',
+            (("/dev/fuse", "r"), ("char-pts", "rwm"), ("block-*", "rm")),
+            "/dev/fuse r\nchar-pts rwm\nblock-* rm",
+        ),
+        ("/dev/char/1:3 w", (("/dev/char/1:3", "w"),), "/dev/char/1:3 w"),
+    ],
+    "GPUs": [
+        ("0,2-3 2", GPURequest(gpus=(0, 2, 3)), "0,2,3"),
+        ("none", GPURequest(gpus=()), "none"),
+        ("7", GPURequest(gpus=(7,)), "7"),
+    ],
     "RuntimeMaxSec": [("90", Usec(90_000_000), "1min 30s"), ("infinity", INFINITY, "infinity")],
     "CPUTimeMaxSec": [("1.5h", Usec(5_400_000_000), "1h 30min")],
     "OOMPolicy": [("kill", "kill", "kill")],
@@ -264,8 +304,10 @@ def fits(signature: str, value: Any) -> bool:
     if signature.startswith("a"):
         return isinstance(value, list) and all(fits(signature[1:], item) for item in value)
     if signature.startswith("("):
-        pairs = zip(signature[1:-1], value, strict=True)
+        pairs = zip(re.findall("a?.", signature[1:-1]), value, strict=True)
         return isinstance(value, list) and all(fits(part, item) for part, item in pairs)
+    if signature == "u":
+        return type(value) is int and 0 <= value < 2**32
     if signature == "t":
         return type(value) is int and 0 <= value < 2**64
     return type(value) is BASIC[signature]
@@ -297,6 +339,22 @@ def test_unit_properties_fit_their_signature(
         ("KillSignal", "INT", ("KillSignal", "i", 2)),
         ("IOReadBandwidthMax", "/a 1K", ("IOReadBandwidthMax", "a(st)", [["/a", 1000]])),
         ("OOMPolicy", "kill", ("OOMPolicy", "s", "kill")),
+        (
+            "IPAddressAllow",
+            "192.0.2.0/24 ::1",
+            (
+                "IPAddressAllow",
+                "a(iayu)",
+                [[2, b"\xc0\0\x02\0", 24], [10, bytes(15) + b"\x01", 128]],
+            ),
+        ),
+        (
+            "IPAddressDeny",
+            "any",
+            ("IPAddressDeny", "a(iayu)", [[2, bytes(4), 0], [10, bytes(16), 0]]),
+        ),
+        ("DevicePolicy", "strict", ("DevicePolicy", "s", "strict")),
+        ("DeviceAllow", "/dev/a r", ("DeviceAllow", "a(ss)", [["/dev/a", "r"]])),
         ("Slice", "a.slice", ("Slice", "s", "a.slice")),
         ("Description", "x y", ("Description", "s", "x y")),
     ],
@@ -321,6 +379,10 @@ def test_what_a_unit_takes_and_init_does_is_settled() -> None:
         "AllowedCPUs",
         "IOReadBandwidthMax",
         "IOWriteBandwidthMax",
+        "IPAddressAllow",
+        "IPAddressDeny",
+        "DevicePolicy",
+        "DeviceAllow",
         "RuntimeMaxSec",
         "OOMPolicy",
         "KillSignal",
@@ -413,6 +475,10 @@ def _natural() -> list[tuple[str, Any, Any]]:
         ("LimitNOFILE", 5, ResourceLimit(soft=5, hard=5)),
         ("LimitNOFILE", INFINITY, ResourceLimit(soft=INFINITY, hard=INFINITY)),
         ("IOReadBandwidthMax", {"/a": "1K"}, (("/a", 1000),)),
+        ("IPAddressAllow", ["localhost", "10.0.0.1/32"], ("localhost", "10.0.0.1")),
+        ("DeviceAllow", ["/dev/fuse", "char-pts rw"], (("/dev/fuse", "rwm"), ("char-pts", "rw"))),
+        ("DeviceAllow", {"/dev/fuse": "wr"}, (("/dev/fuse", "rw"),)),
+        ("GPUs", 3, GPURequest(gpus=(3,))),
     ]
 
 
@@ -482,6 +548,33 @@ BAD: list[tuple[str, Any, str]] = [
     ("Slice", "batch", "batch.slice"),
     ("Description", "two\nlines", "one line"),
     ("OOMPolicy", "", "continue, stop or kill"),
+    ("IPAddressDeny", "example.org", "is not an address. Give 192.0.2.1"),
+    ("IPAddressDeny", "10.0.0.0/255.0.0.0", "is not an address"),
+    ("IPAddressDeny", "10.0.0.0/33", "is not an address"),
+    ("IPAddressDeny", "10.0.0.0/", "is not an address"),
+    ("IPAddressDeny", "10.0.0.0/-1", "is not an address"),
+    ("IPAddressDeny", "10.0.0.1,10.0.0.2", "is not an address"),
+    ("IPAddressDeny", "010.0.0.1", "is not an address"),
+    ("IPAddressDeny", "fe80::1%lo", "is not an address"),
+    ("IPAddressDeny", "::ffff:10.0.0.1", "would match nothing. Give the IPv4 address alone"),
+    ("IPAddressDeny", "::ffff:0:0/96", "would match nothing"),
+    ("IPAddressDeny", ["any", 3], "is not an address"),
+    ("DevicePolicy", "open", "Give auto, closed or strict"),
+    ("DeviceAllow", "/etc/passwd", "neither a path below /dev nor a group"),
+    ("DeviceAllow", "/dev/../etc/shadow", '".." in it'),
+    ("DeviceAllow", "/dev/", "neither a path below /dev nor a group"),
+    ("DeviceAllow", "char-", "neither a path below /dev nor a group"),
+    ("DeviceAllow", "char-a/b", "neither a path below /dev nor a group"),
+    ("DeviceAllow", "fuse", "neither a path below /dev nor a group"),
+    ("DeviceAllow", "/dev/null rx", "none of r, w and m"),
+    ("DeviceAllow", "/dev/null r w", "is not a device"),
+    ("DeviceAllow", '"/dev/a b" r', "blank"),
+    ("DeviceAllow", "/dev/a\u00a0b", "blank"),
+    ("GPUs", "", "or none"),
+    ("GPUs", "none,1", "is not a list of GPUs"),
+    ("GPUs", "-1", "is not a list of GPUs"),
+    ("GPUs", "all", "is not a list of GPUs"),
+    ("GPUs", True, "is not a list of GPUs"),
 ]  # fmt: skip
 
 

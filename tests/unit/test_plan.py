@@ -58,6 +58,11 @@ UNLIMITED = {
     "LimitNOFILE": ("64", "kernel"),
     "Environment": ("A=1", "kernel"),
     "NoNewPrivileges": ("yes", "kernel"),
+    "IPAddressAllow": ("localhost", "kernel"),
+    "IPAddressDeny": ("any", "kernel"),
+    "DevicePolicy": ("closed", "kernel"),
+    "DeviceAllow": ("/dev/null rw", "kernel"),
+    "GPUs": ("none", "kernel"),
 }
 
 
@@ -80,6 +85,7 @@ def plan(
     unit_type: UnitType = "scope",
     cpus: tuple[int, ...] | None = None,
     named_root: str | None = None,
+    devices: tuple[tuple[str, str], ...] | None = None,
 ) -> Plan:
     return make_plan(
         job=job,
@@ -91,6 +97,7 @@ def plan(
         unit_type=unit_type,
         cpus=cpus,
         named_root=named_root,
+        devices=devices,
     )
 
 
@@ -487,3 +494,48 @@ def test_a_plan_crosses_processes_as_plain_data() -> None:
     plain = marshal.loads(marshal.dumps(made.to_plain()))  # noqa: S302
     again = Plan.from_plain(plain)
     assert replaced(again, command=made.command, spec=made.spec) == made
+
+
+RULES = (("/dev/char/195:0", "rw"),)
+
+
+@pytest.mark.parametrize(
+    ("directives", "programs"),
+    [
+        ({}, ()),
+        ({"IPAddressDeny": "any"}, ("ingress", "egress")),
+        ({"IPAddressAllow": "localhost", "IPAddressDeny": "any"}, ("ingress", "egress")),
+        ({"DevicePolicy": "closed"}, ("device",)),
+        ({"DevicePolicy": "strict", "IPAddressDeny": "any"}, ("ingress", "egress", "device")),
+        # It allows all, so systemd attaches nothing.
+        ({"DevicePolicy": "auto"}, ()),
+    ],
+)
+def test_what_has_to_be_on_the_cgroup(
+    directives: dict[str, str], programs: tuple[str, ...]
+) -> None:
+    made = plan(Box.from_mapping(directives))
+    assert made.programs == programs
+    carried = marshal.loads(marshal.dumps(made.to_plain()))  # noqa: S302
+    assert Plan.from_plain(carried).programs == programs
+
+
+def test_rules_for_devices_are_those_that_were_looked_up() -> None:
+    made = plan(Box(DeviceAllow="/dev/nvidia0 rw"), devices=RULES)
+    assert values(made)["DeviceAllow"] == [["/dev/char/195:0", "rw"]]
+    assert "DevicePolicy" not in values(made)
+    assert made.programs == ("device",)
+    assert made.box == {"DeviceAllow": ["/dev/nvidia0 rw"]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"), [(None, "closed"), ("auto", "closed"), ("strict", "strict")]
+)
+def test_gpus_close_the_box_to_all_other_devices(policy: str | None, kept: str) -> None:
+    given = {} if policy is None else {"DevicePolicy": policy}
+    made = plan(Box.from_mapping({"GPUs": "0", **given}), devices=RULES)
+    assert values(made)["DevicePolicy"] == kept
+    assert values(made)["DeviceAllow"] == [["/dev/char/195:0", "rw"]]
+    assert made.enforcement["GPUs"] == "kernel"
+    assert made.box == {"GPUs": "0", **given}
+    assert plan(Box(GPUs="none"), devices=()).programs == ("device",)
