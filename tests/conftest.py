@@ -36,6 +36,8 @@ from tests.pace import seconds  # noqa: E402
 from tests.parts import pytest_addoption, pytest_collection_modifyitems  # noqa: E402, F401
 
 SECONDS = seconds(30)
+# Not where the checkout may be: below a /tmp that a box hides.
+ELSEWHERE = "/"
 # Inherited from a job's supervisor by all of its processes: they are found by it.
 MARK = "SDBOX_TEST_JOB"
 # In front of the ids of all jobs of this run of the tests: others may run beside it.
@@ -165,7 +167,7 @@ class Sdbox:
 
     def call(self, *words: str | bytes, **options: Any) -> Outcome:
         """Run `sdbox WORDS…`."""
-        given: dict[str, Any] = {"input": b"", "timeout": SECONDS} | options
+        given: dict[str, Any] = {"input": b"", "timeout": SECONDS, "cwd": ELSEWHERE} | options
         done: subprocess.CompletedProcess[bytes] = subprocess.run(
             [*self.command, *words], capture_output=True, check=False, **given
         )
@@ -195,7 +197,7 @@ class Sdbox:
         """Start `sdbox run WORDS…`, which is killed in the end if it still runs."""
         job = self.new_id()
         given: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        given |= _marked(options, job)
+        given |= {"cwd": ELSEWHERE, **_marked(options, job)}
         process: subprocess.Popen[bytes] = subprocess.Popen(
             [*self.command, "run", f"--id={job}", *self.options, *words], bufsize=0, **given
         )

@@ -306,6 +306,7 @@ def in_a_namespace_with_mount(
         text=True,
         check=False,
         timeout=SECONDS,
+        cwd="/",
     )
 
 

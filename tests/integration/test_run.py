@@ -47,8 +47,6 @@ def test_a_whole_job(sdbox: Sdbox, job_site: Site) -> None:
         "--private-tmp",
         "--pid-namespace",
         report=True,
-        # Not below a /tmp that the box hides.
-        cwd="/",
     )
     assert done.status == 7
     pid, *listed = done.out.split()
