@@ -37,6 +37,8 @@ def assignment(raw: object) -> str:
     text = as_text(raw).strip(WHITESPACE)
     if text in ("", NONE):
         return NONE
+    if not text.isprintable():
+        raise Refused
     sign = "~" if text.startswith("~") else ""
     return sign + " ".join(_known(word) for word in text.removeprefix("~").split())
 

@@ -128,6 +128,10 @@ def _only_capabilities(raw: str, environment: Mapping[str, str]) -> list[str]:
     return ["~" if raw.startswith("~") else "none", raw]
 
 
+def _only_calls(raw: str, environment: Mapping[str, str]) -> list[str]:
+    return ["", raw]
+
+
 def _variable(raw: str, environment: Mapping[str, str]) -> list[str]:
     if "=" in raw:
         return [raw]
@@ -397,6 +401,27 @@ _TABLE = (
         section=_ISOLATION,
         help="root's rights that it has although its User is not root",
         resets=("AmbientCapabilities",),
+    ),
+    Directive(
+        name="SystemCallFilter",
+        syntax=syntax.SYSTEM_CALLS,
+        section=_ISOLATION,
+        help="the system calls that it may make, or with ~ may not",
+        option=Option(flag="--system-calls", to_value=_only_calls),
+        resets=("SystemCallFilter",),
+    ),
+    Directive(
+        name="SystemCallErrorNumber",
+        syntax=syntax.ERROR_NUMBER,
+        section=_ISOLATION,
+        help="what other system calls fail with; if not said, they end the process",
+    ),
+    Directive(
+        name="SystemCallArchitectures",
+        syntax=syntax.ARCHITECTURES,
+        section=_ISOLATION,
+        help="whose system calls there are beside the machine's own; with a filter, no others",
+        resets=("SystemCallArchitectures",),
     ),
     Directive(
         name="RootDirectory",

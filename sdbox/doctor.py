@@ -8,11 +8,12 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sdbox import bpf, gpus
+from sdbox import bpf, gpus, seccomp
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import SdboxError
 from sdbox.launcher import Launcher
 from sdbox.planner import keeper
+from sdbox.privileges import CALL_FILTERS
 from sdbox.record import record
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Ke
     if directive.programs is not None and lacking:
         remedy = f"{lacking}. {bpf.REMEDY}"
         return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
+    if directive.name in CALL_FILTERS and (lack := seccomp.unavailable()):
+        return Keeping(directive=directive.name, kept_by="refused", remedy=lack.hint)
     kept_by = keeper(directive, host)
     lacks_controller = kept_by in (None, "affinity", "watch")
     return Keeping(

@@ -63,11 +63,13 @@ def make_plan(
     cpus: tuple[int, ...] | None = None,
     named_root: str | None = None,
     devices: tuple[Rule, ...] | None = None,
+    call_filters: Sequence[bytes] = (),
 ) -> Plan:
     """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective.
 
-    `cpus` are those that were assigned, `named_root` is where the root is that the box names, and
-    `devices` are the rules that its DeviceAllow and GPUs come down to.
+    `cpus` are those that were assigned, `named_root` is where the root is that the box names,
+    `devices` are the rules that its DeviceAllow and GPUs come down to, and `call_filters` the
+    programs that its system calls are to pass.
     """
     check_id(job)
     # What is asked for must be kept; what only follows from it is kept where it can be.
@@ -79,7 +81,7 @@ def make_plan(
             enforcement[name] = "kernel"
     kept = {name: value for name, value in _items(full) if name in enforcement}
     _check_root(kept)
-    privileges.check(kept)
+    privileges.check(kept, credentials)
     kept |= _assigned(cpus, host) | ({"RootDirectory": named_root} if named_root else {})
     kept |= _opened(devices, kept)
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
@@ -112,6 +114,7 @@ def make_plan(
             spare_init="memory" in host.controllers,
             unit_type=unit_type,
             secure_root=named_root is not None,
+            call_filters=call_filters,
         ),
         cpus=cpus,
         programs=_programs(kept),

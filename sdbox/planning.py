@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbox.errors import InvalidDirective
 from sdbox.planner import SLICE, Caller, make_plan, slice_path
+from sdbox.privileges import CALL_FILTERS
 from sdbox.users import look_up
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def plan_for(
         cpus=cpus,
         named_root=_named_root(box, configuration),
         devices=_devices(box),
+        call_filters=_call_filters(box),
     )
 
 
@@ -123,6 +125,14 @@ def _devices(box: Box) -> tuple[Rule, ...] | None:
     from sdbox import nodes
 
     return nodes.resolve(rules or (), gpus)
+
+
+def _call_filters(box: Box) -> Sequence[bytes]:
+    if not any(box.directives.get(name) for name in CALL_FILTERS):
+        return ()
+    from sdbox import seccomp
+
+    return seccomp.programs(box.directives)
 
 
 def _named_root(box: Box, configuration: str | None) -> str | None:

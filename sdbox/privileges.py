@@ -9,16 +9,30 @@ from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sdbox.properties import UnitType
     from sdbox.users import Credentials
 
+# The directives that are kept by filters of system calls.
+CALL_FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "ProtectKernelModules")
+
 Operation = tuple[str, dict[str, Any]]
 
 
-def check(directives: Mapping[str, Any]) -> None:
+def check(directives: Mapping[str, Any], credentials: Credentials | None) -> None:
     """Refuse what can't be had together. Raises InvalidDirective."""
+    filters = [name for name in CALL_FILTERS if directives.get(name)]
+    is_other = credentials is not None and bool(credentials.uid)
+    if filters and is_other and not directives.get("NoNewPrivileges", True):
+        raise InvalidDirective(
+            f"{filters[0]}: a job of another user needs NoNewPrivileges for it",
+            hint="Leave NoNewPrivileges=no out",
+        )
+    if "SystemCallErrorNumber" in directives and "SystemCallFilter" not in directives:
+        raise InvalidDirective(
+            "SystemCallErrorNumber: there is no SystemCallFilter", hint="Give both, or none"
+        )
     if _ambient(directives) & ~capabilities.bounding(directives.get("CapabilityBoundingSet", ())):
         raise InvalidDirective(
             "AmbientCapabilities: has what is not in CapabilityBoundingSet",
@@ -42,12 +56,16 @@ def as_root(directives: Mapping[str, Any], credentials: Credentials | None) -> I
     yield "CapabilityBoundingSet", {"keep": keep, "ambient": bool(ambient)}
 
 
-def as_user(directives: Mapping[str, Any], unit_type: UnitType) -> Iterator[Operation]:
+def as_user(
+    directives: Mapping[str, Any], unit_type: UnitType, call_filters: Sequence[bytes] = ()
+) -> Iterator[Operation]:
     """What init does afterwards. The last is what hinders it most."""
     if ambient := _ambient(directives):
         yield "AmbientCapabilities", {"keep": ambient}
     if directives.get("NoNewPrivileges", True) and not _is_systemds(directives, unit_type):
         yield "NoNewPrivileges", {}
+    if call_filters:
+        yield "SystemCallFilter", {"programs": list(call_filters)}
 
 
 def _is_systemds(directives: Mapping[str, Any], unit_type: UnitType) -> bool:

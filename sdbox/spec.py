@@ -57,6 +57,7 @@ def make_spec(
     spare_init: bool,
     unit_type: UnitType = "scope",
     secure_root: bool = False,
+    call_filters: Sequence[bytes] = (),
 ) -> dict[str, Any]:
     """Return the spec. What systemd does to a unit of its type is left out.
 
@@ -79,7 +80,7 @@ def make_spec(
         "ephemeral": directives.get("RootEphemeral", "no") != "no",
         "private_directories": list(_private_directories(directives, mounts)),
         "mounts": mounts,
-        "process": list(_process(directives, credentials, caller, unit_type)),
+        "process": list(_process(directives, credentials, caller, unit_type, call_filters)),
     }
 
 
@@ -185,6 +186,7 @@ def _process(
     credentials: Credentials | None,
     caller: Caller,
     unit_type: UnitType,
+    call_filters: Sequence[bytes],
 ) -> Iterator[Operation]:
     yield "OOMScoreAdjust", {"value": caller.oom_score_adjust}
     if caller.inherited is not None:
@@ -214,7 +216,7 @@ def _process(
         )
     if asked is not None:
         yield _working_directory(asked, credentials, caller)
-    yield from privileges.as_user(directives, unit_type)
+    yield from privileges.as_user(directives, unit_type, call_filters)
 
 
 def _is_inits(name: str, directives: Mapping[str, Any], unit_type: UnitType) -> bool:

@@ -6,7 +6,7 @@ complaint. Scalars are Syntax; what is assigned item by item is ListSyntax.
 
 from __future__ import annotations
 
-from sdbox import capabilities, names, quantities, quoting
+from sdbox import callfilter, capabilities, names, quantities, quoting
 from sdbox.errors import InvalidDirective
 from sdbox.record import record
 from sdbox.values import WHITESPACE, Refused, as_text, shown
@@ -436,4 +436,35 @@ CAPABILITIES = ListSyntax(
     join="\n".join,
     schema=_list_schema({"type": "string"}),
     nothing=capabilities.NONE,
+)
+
+SYSTEM_CALLS = ListSyntax(
+    word="CALLS",
+    noun="a list of system calls",
+    hint="Give names and @groups as in @system-service, with ~ in front to deny them",
+    split=names.split_lines,
+    item=callfilter.assignment,
+    unfold=lambda value: value,
+    join="\n".join,
+    schema=_list_schema({"type": "string"}),
+)
+
+ERROR_NUMBER = Syntax(
+    word="ERRNO",
+    noun="an error number",
+    hint="Give a name such as EPERM, a number up to 4095, or kill",
+    parse=callfilter.error_name,
+    schema={"type": ["integer", "string"], "minimum": 1, "maximum": 4095},
+)
+
+ARCHITECTURES = ListSyntax(
+    word="ARCHITECTURES",
+    noun="an architecture",
+    hint="Give native, or names such as x86",
+    split=str.split,
+    item=callfilter.architecture,
+    fold=names.each_once,
+    unfold=lambda value: value,
+    join=" ".join,
+    schema=_list_schema({"type": "string"}),
 )

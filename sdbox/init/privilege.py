@@ -48,7 +48,13 @@ def _bits(mask: int) -> Iterator[int]:
     return (number for number in range(_MOST) if mask & 1 << number)
 
 
+def _call_filter(*, programs: list[bytes]) -> None:
+    for program in programs:
+        syscalls.load_call_filter(program)
+
+
 OPERATIONS: dict[str, Callable[..., None]] = {
     "CapabilityBoundingSet": _bounding_set,
     "AmbientCapabilities": _ambient,
+    "SystemCallFilter": _call_filter,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,3 +137,97 @@ def test_what_can_not_be_is_refused_in_one_line(sdbox: Sdbox, options: tuple[str
     assert done.status in (2, 125)
     assert done.err.count("\n") == 1
     assert done.err.startswith("sdbox: ")
+
+
+# --- system calls
+
+MOUNT = "mount -t tmpfs x /mnt 2>/dev/null; echo $?"
+
+
+def test_a_call_outside_of_the_filter_ends_the_process(sdbox: Sdbox) -> None:
+    # In a mount namespace of its own, as every box with a directory of its own has.
+    assert sdbox.sh(MOUNT, "--private-tmp").out == "0\n"
+    done = sdbox.sh(MOUNT, "--system-calls=@system-service")
+    assert done.out.split() == [str(128 + signal.SIGSYS)]
+    whole = sdbox.run("--system-calls=@system-service", "--", "umount", "/mnt", report=True)
+    assert whole.status == -signal.SIGSYS
+    assert (whole.account["reason"], whole.account["signal"]) == ("signal", signal.SIGSYS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--system-calls=@system-service", "-pSystemCallErrorNumber=EPERM"),
+        ("--system-calls=~@mount:EPERM",),
+        ("-pSystemCallFilter=@system-service", "-pSystemCallFilter=~@mount:EPERM"),
+        ("--system-calls=~mount fsopen", "-pSystemCallErrorNumber=1"),
+    ],
+    ids=repr,
+)
+def test_a_call_outside_of_the_filter_fails(sdbox: Sdbox, options: tuple[str, ...]) -> None:
+    done = sdbox.sh(MOUNT, *options)
+    assert done.status == 0
+    assert done.out.split() == ["32"]
+
+
+def test_what_a_service_needs_is_in_its_group(sdbox: Sdbox) -> None:
+    program = (
+        "import subprocess, threading, socket, tempfile;"
+        "subprocess.run(['true'], check=True); threading.Thread(target=print).start();"
+        "socket.socketpair(); tempfile.TemporaryFile(); print('done')"
+    )
+    words = ("--", sys.executable, "-I", "-S", "-c", program)
+    for user in ((), ("--user=nobody", "--chdir=/")):
+        done = sdbox.run("--system-calls=@system-service", *user, *words)
+        assert (done.status, done.out.split()) == (0, ["done"]), done.err
+
+
+def test_the_filter_is_for_all_that_it_starts(sdbox: Sdbox) -> None:
+    script = "grep Seccomp: /proc/self/status; sh -c 'grep Seccomp: /proc/self/status'"
+    assert sdbox.sh(script, "--system-calls=~@mount").out.split()[1::2] == ["2", "2"]
+    assert sdbox.sh(script).out.split()[1::2] == ["0", "0"]
+
+
+# getpid of x32 and of i386, which answer, or fail with ENOSYS where Linux has none of it.
+X32 = "import ctypes; ctypes.CDLL(None).syscall(ctypes.c_long(0x40000000 + 39))"
+I386 = (
+    "import ctypes, mmap;"
+    "code = mmap.mmap(-1, 4096, prot=7); code.write(bytes.fromhex('b814000000cd80c3'));"
+    "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()"
+)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="its calls are those of x86-64")
+@pytest.mark.parametrize("program", [X32, I386], ids=["x32", "i386"])
+def test_calls_of_other_architectures_are_denied(sdbox: Sdbox, program: str) -> None:
+    words = ("--", sys.executable, "-I", "-S", "-c", program)
+    if sdbox.run(*words).status != 0:
+        pytest.skip("this kernel has no calls of that architecture")
+    assert sdbox.run("--system-calls=~@mount", *words).status == -signal.SIGSYS
+    assert sdbox.run("-pSystemCallArchitectures=native", *words).status == -signal.SIGSYS
+    allowed = f"-pSystemCallArchitectures={'x86' if program is I386 else 'x32'}"
+    assert sdbox.run(allowed, "--system-calls=~@mount", *words).status == 0
+
+
+def test_a_program_that_is_not_there_is_told_from_behind_a_filter(sdbox: Sdbox) -> None:
+    assert sdbox.run("--system-calls=execve", "--", "/nonexistent").status == 127
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--system-calls=@nothing",), "@nothing"),
+        (("--system-calls=nothing",), "nothing"),
+        (("-pSystemCallErrorNumber=EPERM",), "SystemCallErrorNumber"),
+        (("--user=nobody", "--no-new-privileges=no", "--system-calls=read"), "SystemCallFilter"),
+        (("-pSystemCallArchitectures=vax",), "vax"),
+    ],
+    ids=repr,
+)
+def test_a_filter_that_can_not_be_is_refused_in_one_line(
+    sdbox: Sdbox, options: tuple[str, ...], named: str
+) -> None:
+    done = sdbox.run(*options, "--", "true")
+    assert done.status in (2, 125)
+    assert done.err.count("\n") == 1
+    assert named in done.err

@@ -49,6 +49,9 @@ REQUIRED = (
     "PrivateIPC",
     "NoNewPrivileges",
     "CapabilityBoundingSet",
+    "SystemCallFilter",
+    "SystemCallErrorNumber",
+    "SystemCallArchitectures",
     "WorkingDirectory",
     "User",
     "Group",
@@ -187,6 +190,17 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
         ("", ("none",), "none"),
         ("~", ("~",), "~"),
     ],
+    "SystemCallFilter": [
+        (" @system-service  mount", ("@system-service mount",), "@system-service mount"),
+        ("~@raw-io:EPERM ptrace", ("~@raw-io:EPERM ptrace",), "~@raw-io:EPERM ptrace"),
+        ("read\n~write:7", ("read", "~write:7"), "read\n~write:7"),
+    ],
+    "SystemCallErrorNumber": [
+        ("1", "EPERM", "EPERM"),
+        ("kill", "kill", "kill"),
+        ("4095", "4095", "4095"),
+    ],
+    "SystemCallArchitectures": [("native x86", ("native", "x86"), "native x86")],
     "AmbientCapabilities": [("CAP_NET_RAW", ("CAP_NET_RAW",), "CAP_NET_RAW")],
     "RootDirectory": [
         ("//srv/./root/", "/srv/root", "/srv/root"),

@@ -25,16 +25,16 @@ PACKAGE = Path(str(sdbox.__file__)).parent
 LAYERS = {
     "init": ["init."],
     "pure": [
-        "addresses", "box", "capabilities", "change", "devices", "directives", "errors", "events",
-        "jsontext", "messages", "names", "plan", "planner", "privileges", "properties",
-        "quantities", "quoting", "record", "result", "spec", "syntax", "translate", "values",
-        "verdict",
+        "addresses", "box", "callfilter", "capabilities", "change", "devices", "directives",
+        "errors", "events", "jsontext", "messages", "names", "plan", "planner", "privileges",
+        "properties", "quantities", "quoting", "record", "result", "spec", "syntax", "translate",
+        "values", "verdict",
     ],
     "systems": [
         "bpf", "bus", "cgroup", "config", "cpus", "dial", "embedded.", "ending", "gpus", "groups",
         "helper", "host", "inotify", "journal", "kmsg", "line", "loop", "manager", "memo", "memory",
-        "nodes", "output", "pidfd", "plot", "report", "roots", "series", "smallloop", "systemd",
-        "topology", "usage", "users", "verbs", "watch",
+        "nodes", "output", "pidfd", "plot", "report", "roots", "seccomp", "series",
+        "smallloop", "systemd", "topology", "usage", "users", "verbs", "watch",
     ],
     "launcher": [
         "api", "detach", "doctor", "execution", "job", "jobs", "launch", "launcher", "placing",

@@ -119,6 +119,26 @@ def test_new_privileges_are_for_who_asks_for_them(
 
 def test_no_capability_is_both_given_and_taken() -> None:
     bounded = Box(CapabilityBoundingSet="CAP_KILL", AmbientCapabilities="CAP_KILL")
-    check(bounded.directives)
+    check(bounded.directives, None)
     with pytest.raises(InvalidDirective, match="AmbientCapabilities"):
-        check(bounded.merge(Box(CapabilityBoundingSet="~CAP_KILL")).directives)
+        check(bounded.merge(Box(CapabilityBoundingSet="~CAP_KILL")).directives, None)
+
+
+FILTERED = Box(SystemCallFilter="~mount", NoNewPrivileges=False)
+
+
+def test_a_filter_for_another_user_needs_no_new_privileges() -> None:
+    check(FILTERED.directives, None)
+    check(FILTERED.merge(Box(NoNewPrivileges=True)).directives, ALICE)
+    with pytest.raises(InvalidDirective, match="SystemCallFilter"):
+        check(FILTERED.directives, ALICE)
+
+
+def test_an_error_number_is_for_a_filter() -> None:
+    with pytest.raises(InvalidDirective, match="SystemCallErrorNumber"):
+        check(Box(SystemCallErrorNumber="EPERM").directives, None)
+
+
+def test_the_filter_comes_last() -> None:
+    made = list(as_user(Box(AmbientCapabilities="CAP_KILL").directives, "scope", [b"one", b"two"]))
+    assert made[-1] == ("SystemCallFilter", {"programs": [b"one", b"two"]})

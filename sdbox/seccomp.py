@@ -1,0 +1,244 @@
+"""Filters of system calls as programs for the kernel, made by libseccomp.
+
+What is in a @group is asked of systemd itself, and remembered as long as its program is the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import marshal
+import os
+from typing import TYPE_CHECKING, Any
+
+from sdbox import callfilter
+from sdbox.errors import InvalidDirective, Unenforceable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Groups = Mapping[str, Sequence[str]]
+
+_LIBRARY = "libseccomp.so.2"
+_ANALYZE = "/usr/bin/systemd-analyze"
+_MEMORY = "/run/sdbox/syscall-groups"
+_SECONDS = 30.0
+
+# libseccomp's seccomp.h.
+_ACT_KILL_PROCESS = 0x80000000
+_ACT_ERRNO = 0x00050000
+_ACT_ALLOW = 0x7FFF0000
+_ATTRIBUTE_BAD_ARCHITECTURE = 2
+_ATTRIBUTE_OPTIMIZE = 8
+_BINARY_TREE = 2
+_UNKNOWN = -1
+_EDOM, _EEXIST = 33, 17
+
+# Without these, init could not tell what kept the payload from starting. systemd adds `write`, too.
+_INITS_OWN = "write"
+
+
+def programs(directives: Mapping[str, Any]) -> list[bytes]:
+    """Return what is to be loaded, in this order. Raises Unenforceable and InvalidDirective."""
+    given = []
+    if directives.get("ProtectKernelModules"):
+        # First, while nothing has forbidden to load another.
+        given.append(_program(["~@module:EPERM"], callfilter.KILL, ()))
+    lines = directives.get("SystemCallFilter", ())
+    architectures = directives.get("SystemCallArchitectures", ())
+    if lines or architectures:
+        denied = callfilter.error_number(directives.get("SystemCallErrorNumber", "kill"))
+        given.append(_program(lines, denied, architectures))
+    return given
+
+
+def unavailable() -> Unenforceable | None:
+    """Return what keeps programs from being made here, if anything does."""
+    try:
+        _library()
+        groups()
+    except Unenforceable as error:
+        return error
+    return None
+
+
+def _program(lines: Sequence[str], denied: int, architectures: Sequence[str]) -> bytes:
+    otherwise, table = callfilter.ALLOW, dict[str, int]()
+    library = _library()
+    if lines:
+        _check(library, lines)
+        otherwise, table = callfilter.resolve(lines, groups())
+    if otherwise != callfilter.ALLOW:
+        table[_INITS_OWN] = callfilter.ALLOW
+    context = library.seccomp_init(_action(otherwise, denied))
+    try:
+        _add_architectures(library, context, architectures)
+        for name, becomes in table.items():
+            _add_rule(library, context, name, _action(becomes, denied))
+        return _exported(library, context)
+    finally:
+        library.seccomp_release(context)
+
+
+def _action(becomes: int, denied: int) -> int:
+    number = denied if becomes == callfilter.DENY else becomes
+    if number == callfilter.KILL:
+        return _ACT_KILL_PROCESS
+    return _ACT_ERRNO | number if number else _ACT_ALLOW
+
+
+def _check(library: ctypes.CDLL, lines: Sequence[str]) -> None:
+    """Refuse names of nothing: left out, they would not be denied."""
+    for name in callfilter.named(lines):
+        if name in groups() or library.seccomp_syscall_resolve_name(name.encode()) != _UNKNOWN:
+            continue
+        raise InvalidDirective(
+            f"SystemCallFilter: there is no {name}",
+            hint="`systemd-analyze syscall-filter` lists groups and system calls",
+        )
+
+
+def _add_architectures(library: ctypes.CDLL, context: int, architectures: Sequence[str]) -> None:
+    """Allow calls of these, too; those of others end the process. The native one is in it."""
+    library.seccomp_attr_set(context, _ATTRIBUTE_BAD_ARCHITECTURE, _ACT_KILL_PROCESS)
+    # Many rules, a few comparisons. Before libseccomp 2.5 it is slower, and means the same.
+    library.seccomp_attr_set(context, _ATTRIBUTE_OPTIMIZE, _BINARY_TREE)
+    for name in architectures:
+        if name == callfilter.NATIVE:
+            continue
+        token = library.seccomp_arch_resolve_name(callfilter.libseccomp_name(name).encode())
+        result = library.seccomp_arch_add(context, token) if token else -1
+        if result not in (0, -_EEXIST):
+            raise Unenforceable(
+                f"SystemCallArchitectures: {name} does not go with this machine's",
+                hint="Give native, or an architecture that this machine can run",
+            )
+
+
+def _add_rule(library: ctypes.CDLL, context: int, name: str, action: int) -> None:
+    number = library.seccomp_syscall_resolve_name(name.encode())
+    if number == _UNKNOWN:
+        # Of a group: systemd knows more calls than this libseccomp.
+        return
+    result = library.seccomp_rule_add(context, action, number, 0)
+    # EDOM: no call of this architecture.
+    if result not in (0, -_EDOM):
+        raise Unenforceable(
+            f"SystemCallFilter: libseccomp takes no rule for {name}: {os.strerror(-result)}",
+            hint="Leave it out of the filter",
+        )
+
+
+def _exported(library: ctypes.CDLL, context: int) -> bytes:
+    memory = os.memfd_create("sdbox-filter", os.MFD_CLOEXEC)
+    with open(memory, "rb") as file:
+        result = library.seccomp_export_bpf(context, memory)
+        if result:
+            raise Unenforceable(
+                f"SystemCallFilter: libseccomp makes no program of it: {os.strerror(-result)}",
+                hint="Make it simpler",
+            )
+        file.seek(0)
+        return file.read()
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError:
+        raise Unenforceable(
+            f"Filters of system calls need {_LIBRARY}, which is not installed",
+            hint="Install libseccomp2, or leave them out",
+        ) from None
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_init.argtypes = [ctypes.c_uint32]
+    library.seccomp_release.argtypes = [ctypes.c_void_p]
+    library.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
+    library.seccomp_arch_resolve_name.restype = ctypes.c_uint32
+    library.seccomp_arch_add.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    library.seccomp_rule_add.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint)
+    ]
+    library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    return library
+
+
+_known: dict[tuple[int, ...], Groups] = {}
+
+
+def groups() -> Groups:
+    """Return systemd's groups and what is in each, calls and groups. Raises Unenforceable."""
+    try:
+        status = os.stat(_ANALYZE)
+    except OSError:
+        raise _no_groups("it is not installed") from None
+    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if version not in _known:
+        _known[version] = _remembered(version) or _asked(version)
+    return _known[version]
+
+
+def _remembered(version: tuple[int, ...]) -> Groups | None:
+    try:
+        with open(_MEMORY, "rb") as file:
+            if os.fstat(file.fileno()).st_uid != 0:
+                return None
+            of, found = marshal.load(file)  # noqa: S302 - root's
+    except (OSError, ValueError, EOFError, TypeError):
+        return None
+    return found if of == version else None
+
+
+def _asked(version: tuple[int, ...]) -> Groups:
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [_ANALYZE, "syscall-filter", "--no-pager"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            env={"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+            timeout=_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _no_groups(str(error)) from None
+    found = parsed(done.stdout.decode(errors="replace"))
+    if "@default" not in found:
+        raise _no_groups("it lists none")
+    _remember(version, found)
+    return found
+
+
+def parsed(text: str) -> Groups:
+    """Return the groups that systemd-analyze lists: `@name`, and below it what is in it."""
+    found: dict[str, list[str]] = {}
+    group = ""
+    for line in text.splitlines():
+        if line[:1] == "@":
+            group = line.strip()
+            found[group] = []
+        elif line[:1] == " " and line.strip()[:1] != "#" and group:
+            found[group].append(line.strip())
+        elif line[:1] == "#":
+            # What is in no group, or not known.
+            group = ""
+    return found
+
+
+def _remember(version: tuple[int, ...], found: Groups) -> None:
+    """Save the next launch the question, where root may write."""
+    draft = f"{_MEMORY}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(_MEMORY), mode=0o700, exist_ok=True)
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            marshal.dump((version, dict(found)), file)
+        os.rename(draft, _MEMORY)
+    except OSError:
+        pass
+
+
+def _no_groups(why: str) -> Unenforceable:
+    return Unenforceable(
+        f"SystemCallFilter: {_ANALYZE} tells what its groups are, and {why}",
+        hint="Install systemd's own tools, or leave the filter out",
+    )
