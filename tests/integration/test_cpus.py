@@ -414,7 +414,8 @@ def test_a_launch_that_fails_lets_go(sdbox: Sdbox) -> None:
 @pytest.mark.parametrize("unit_type", ["scope"])
 def test_a_payload_that_nobody_sees_to_keeps_its_cpu(sdbox: Sdbox) -> None:
     """Supervisor, helper and init are killed in one moment; the payload is not, and lives on."""
-    running = sdbox.start_sh(f"{SHOW}; read line; exec sleep 600", *ASK_FOR_ONE)
+    # Nothing but the payload itself is left of it when it says that.
+    running = sdbox.start_sh(f"echo $({SHOW}); read line; exec sleep 600", *ASK_FOR_ONE)
     cpu = int(running.line())
     members = sdbox.members(running.id)
     helper = int(_children(running.pid))
