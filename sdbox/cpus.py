@@ -4,7 +4,8 @@ A CPU is held by a lock on its record in one file (fcntl(2), open file descripti
 descriptor that the processes have that end the job: its helper and its init, not its payload. So
 it is free again when they are gone, however they went, and the kernel itself sees to that. What
 the record says, the job and its cgroup, informs people. One thing more is told by it: should
-helper and init have been killed, and the payload live on, its CPUs are not free.
+helper and init have been killed, and the payload live on, its CPUs are not free. So that no later
+job is taken for that one, a cgroup is told by its inode number as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import loop, topology
+from sdbox.cgroup import Cgroup, CgroupError
 from sdbox.errors import CPUsTaken, TimedOut, Unenforceable
 from sdbox.inotify import IN_CLOSE_WRITE, Inotify
 from sdbox.names import format_cpu_request, format_cpus
@@ -66,10 +68,25 @@ class Claim:
 
 @record
 class Holder:
-    """Who holds a CPU. `job` and `cgroup` are empty where it has not been written down yet."""
+    """Who holds a CPU. All is empty where it has not been written down yet.
+
+    `inode` is the cgroup's, empty where the job is not in it yet.
+    """
 
     job: str
     cgroup: str
+    inode: str
+
+
+def settle(plan: Plan, cgroup: Cgroup, *, directory: str = DIRECTORY) -> None:
+    """Write down of a job's CPUs which cgroup it has come to."""
+    text = os.fsencode(f"{plan.job}\n{cgroup.name}\n{os.fstat(cgroup.fd).st_ino}")
+    fd = _open(directory, os.O_RDWR)
+    try:
+        for cpu in plan.cpus or ():
+            _write(fd, cpu, text)
+    finally:
+        os.close(fd)
 
 
 def usable(cgroup: str, *limits: Iterable[int] | None) -> CPUs:
@@ -243,17 +260,19 @@ def holders(cpus: Iterable[int], *, directory: str = DIRECTORY) -> dict[int, Hol
 
 def holder(fd: int, cpu: int) -> Holder | None:
     """Return who holds a CPU, but for who has `fd`."""
-    job, _, cgroup = _read(fd, cpu).partition("\n")
-    if _is_locked(fd, cpu * _RECORD_BYTES):
-        return Holder(job=job, cgroup=cgroup)
-    return Holder(job=job, cgroup=cgroup) if cgroup and _is_populated(cgroup) else None
+    job, cgroup, inode, *_ = (*_read(fd, cpu).split("\n"), "", "", "")
+    found = Holder(job=job, cgroup=cgroup, inode=inode)
+    return found if _is_locked(fd, cpu * _RECORD_BYTES) or _is_populated(found) else None
 
 
-def _is_populated(cgroup: str) -> bool:
+def _is_populated(holder: Holder) -> bool:
+    """Whether something runs in just that cgroup."""
+    if not holder.inode:
+        return False
     try:
-        with open(f"{cgroup}/cgroup.events", encoding="ascii") as file:
-            return "populated 1" in file.read()
-    except OSError:
+        with Cgroup.open(holder.cgroup) as cgroup:
+            return str(os.fstat(cgroup.fd).st_ino) == holder.inode and cgroup.populated
+    except CgroupError:
         return False
 
 
@@ -266,9 +285,15 @@ def _open(directory: str, flags: int) -> int:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(path, 0o700)
         return os.open(f"{directory}/{_FILE}", flags, 0o600)
-    except PermissionError as error:
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        root = isinstance(error, PermissionError)
         raise Unenforceable(
-            f"AssignedCPUs: {error.filename}: {error.strerror}", hint="Run sdbox as root"
+            f"AssignedCPUs: {error.filename}: {error.strerror}",
+            hint="Run sdbox as root"
+            if root
+            else "It is a file of root's, in a file system in memory",
         ) from None
 
 

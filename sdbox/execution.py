@@ -104,6 +104,10 @@ async def _place(connection: Connection, launch: Launch, report: Report) -> Plac
 async def _release(connection: Connection, launch: Launch, report: Report, placed: Placed) -> Job:
     cgroup = placed.cgroup
     _read_back(launch.plan, cgroup)
+    if launch.plan.cpus:
+        from sdbox import cpus
+
+        cpus.settle(launch.plan, cgroup)
     connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
     if launch.to_journal:
         # Or the journal might read the job's own first lines before.

@@ -258,6 +258,19 @@ async def test_what_others_can_reach_is_roots_alone(place: Place) -> None:
     claim.close()
 
 
+@pytest.mark.parametrize("name", ["", "holders"])
+def test_what_leads_elsewhere_is_refused(place: Place, tmp_path: Path, name: str) -> None:
+    asyncio.run(place.claim()).close()
+    other = tmp_path / "other"
+    other.touch()
+    real = Path(place.directory, name)
+    real.rename(tmp_path / "moved")
+    real.symlink_to(other)
+    with pytest.raises(Unenforceable, match=r"AssignedCPUs: .*/holders: "):
+        asyncio.run(place.claim())
+    assert other.read_bytes() == b""
+
+
 # With real jobs. Of all CPUs just two are theirs, as if the machine had no more.
 TWO = tuple(sorted(os.sched_getaffinity(0)))[:2]
 ALLOWED = [] if len(TWO) < 2 else ["-p", f"CPUAffinity={TWO[0]},{TWO[1]}"]
@@ -432,6 +445,17 @@ def test_a_payload_that_nobody_sees_to_keeps_its_cpu(sdbox: Sdbox) -> None:
     assert holder_of(sdbox, cpu) == running.id
     os.kill(payload, signal.SIGKILL)
     wait_until(lambda: holder_of(sdbox, cpu) is None)
+
+
+@needs_two
+def test_a_job_of_the_same_name_is_another_one(sdbox: Sdbox) -> None:
+    first, cpu = start(sdbox)
+    first.send(b"\n")
+    assert first.end().status == 0
+    again = sdbox.start_sh("echo; read line", f"--id={first.id}")
+    again.line()
+    assert holder_of(sdbox, cpu) is None
+    assert sdbox.sh(SHOW, f"--cpus={cpu}-{cpu}").out == f"{cpu}\n"
 
 
 def _children(pid: int) -> str:
