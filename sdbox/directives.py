@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from sdbox import syntax, translate
 from sdbox.errors import InvalidDirective
+from sdbox.filesystems import split_commas
 from sdbox.names import flag_of, split_cpus
 from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.record import record
@@ -138,6 +139,10 @@ def _variable(raw: str, environment: Mapping[str, str]) -> list[str]:
     if raw not in environment:
         raise Refused("is not in the environment", "Give NAME=VALUE, or set it before")
     return [f"{raw}={environment[raw]}"]
+
+
+def _only_paths(raw: str, environment: Mapping[str, str]) -> list[str]:
+    return ["", *split_commas(raw)]
 
 
 def _overlay(raw: str, environment: Mapping[str, str]) -> str:
@@ -341,6 +346,15 @@ _TABLE = (
         watch=True,
     ),
     Directive(
+        name="DiskMax",
+        syntax=syntax.DISK_LIMIT,
+        section=_LIMITS,
+        help="the most its scratch and private directories may hold; systemd has no such setting",
+        option=Option(flag="--disk"),
+        # By the size of a tmpfs, where there is nothing but that: see sdbox.scratch.
+        watch=True,
+    ),
+    Directive(
         name="OOMPolicy",
         syntax=syntax.OOM_POLICY,
         section=_LIMITS,
@@ -355,6 +369,21 @@ _TABLE = (
         section=_ISOLATION,
         help="its own empty /tmp and /var/tmp, gone when it ends",
         option=Option(flag="--private-tmp", constant="yes"),
+    ),
+    Directive(
+        name="PrivateTmpSize",
+        syntax=syntax.TMPFS_SIZE,
+        section=_ISOLATION,
+        help="the private /tmp and /var/tmp are in memory, and so large together",
+        option=Option(flag="--tmp-size"),
+        share_of="memory",
+    ),
+    Directive(
+        name="PrivateShm",
+        syntax=syntax.BOOLEAN,
+        section=_ISOLATION,
+        help="its own empty /dev/shm; systemd has no such setting",
+        option=Option(flag="--private-shm", constant="yes"),
     ),
     Directive(
         name="PrivatePIDs",
@@ -436,6 +465,37 @@ _TABLE = (
         section=_FILES,
         help="whether what it writes to RootDirectory goes to a layer above, and with the job",
         option=Option(flag="--root-overlay", to_value=_overlay),
+    ),
+    Directive(
+        name="ScratchDirectory",
+        syntax=syntax.PATH,
+        section=_FILES,
+        help="a directory of the job's own, made and removed by who starts it",
+        option=Option(flag="--scratch"),
+    ),
+    Directive(
+        name="MountUnderScratch",
+        syntax=syntax.PATHS,
+        section=_FILES,
+        help="directories that are in ScratchDirectory: /tmp is its tmp",
+        option=Option(flag="--mount-under-scratch", to_value=_only_paths),
+        resets=("MountUnderScratch",),
+    ),
+    Directive(
+        name="TemporaryFileSystem",
+        syntax=syntax.TMPFS,
+        section=_FILES,
+        help="an empty directory in memory there; mode=0755,size=10%,nodev if not said",
+        option=Option(flag="--tmpfs", repeats=True, to_value=_one_item),
+        resets=("TemporaryFileSystem",),
+    ),
+    Directive(
+        name="MountImages",
+        syntax=syntax.IMAGES,
+        section=_FILES,
+        help="a squashfs or ext4 image that only root can change, mounted read-only at DST",
+        option=Option(flag="--image", repeats=True, to_value=_one_item),
+        resets=("MountImages",),
     ),
     Directive(
         name="BindPaths",

@@ -141,7 +141,7 @@ def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Ke
     if directive.name in CALL_FILTERS and (lack := seccomp.unavailable()):
         return Keeping(directive=directive.name, kept_by="refused", remedy=lack.hint)
     kept_by = keeper(directive, host)
-    lacks_controller = kept_by in (None, "affinity", "watch")
+    lacks_controller = bool(directive.controller) and kept_by in (None, "affinity", "watch")
     return Keeping(
         directive=directive.name,
         kept_by=kept_by or "refused",

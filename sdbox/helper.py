@@ -156,6 +156,10 @@ class Helper:
         self._directories[key] = list(map(os.fsdecode, fields[2:]))
         return fds[0]
 
+    def directories(self, key: str) -> Sequence[str]:
+        """Return the private directories of a box that has been launched."""
+        return self._directories.get(key, ())
+
     def placed(self, key: str, cgroup: int, pidfd: int | None = None) -> None:
         """Tell the helper the unit's cgroup: what to end, should this process vanish.
 
@@ -303,8 +307,8 @@ def _be_helper(
 def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
     """Return the error for a step that init or helper could not do."""
     step, where, code = name.decode(errors="replace"), os.fsdecode(path), int(number)
-    if step == "NamedRoot":
-        return _root_refused(where, code)
+    if step in _PLACES:
+        return _place_refused(step, where, code)
     reason = os.strerror(code) if code else "failed"
     if step != "exec":
         place = f"{where!r}: " if where else ""
@@ -315,11 +319,16 @@ def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
     return LaunchFailed(f"{where!r}: {reason}", hint=_HINTS.get((step, code), ""), exit_status=126)
 
 
-def _root_refused(place: str, code: int) -> LaunchFailed:
+# Steps that take only what nobody but root can have put there, and the directives they are of.
+_PLACES = {"NamedRoot": "RootDirectory", "SecureImage": "MountImages"}
+
+
+def _place_refused(step: str, place: str, code: int) -> LaunchFailed:
     from sdbox.roots import refusal
 
     error = refusal(place, code)
-    return LaunchFailed(f"RootDirectory: {error.message}", hint=error.hint)
+    hint = error.hint if step == "NamedRoot" or code != errno.ENOENT else "Make it, or name another"
+    return LaunchFailed(f"{_PLACES[step]}: {error.message}", hint=hint)
 
 
 _HINTS = {
@@ -327,6 +336,15 @@ _HINTS = {
     ("exec", errno.ENOEXEC): "A script needs a first line that names its interpreter, as #!/bin/sh",
     ("WorkingDirectory", errno.ENOENT): "Name a directory that is there in the box with --chdir",
     ("WorkingDirectory", errno.EACCES): "Name a directory that the user may enter with --chdir",
+    ("ScratchDirectory", errno.ENOENT): "Name a directory that is there",
+    ("ScratchDirectory", errno.ELOOP): "Name the directory itself, not a link to it",
+    ("ScratchDirectory", errno.EPERM): "It must belong to the job's user, or to root",
+    ("MountUnderScratch", errno.ELOOP): "It is a symbolic link: only directories are taken there",
+    ("MountUnderScratch", errno.EPERM): "It must belong to the job's user, or to root",
+    ("MountImages", errno.EMEDIUMTYPE): "It is neither a squashfs nor an ext4 image",
+    ("MountImages", errno.EROFS): "Its journal has to be written: run e2fsck on it",
+    ("MountImages", errno.ENOENT): "Loop devices are needed, and /dev/loop-control",
+    ("MountImages", errno.ENODEV): "This kernel can't mount that file system",
     ("RootEphemeral", errno.EINVAL): "An overlay can't be written to a file system of that kind",
     ("RootEphemeral", errno.ENOENT): "Name a directory that is there, or tmpfs",
     ("Limit", errno.EPERM): "Only root may raise a hard limit",

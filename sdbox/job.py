@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
+    from sdbox.disk import DiskWatch
     from sdbox.helper import Helper
     from sdbox.journal import Journal
     from sdbox.kmsg import Victim
@@ -230,6 +231,15 @@ class Job:
             if isinstance(watch, MemoryWatch):
                 self._measured_peak = watch.peak
             self._beside(keep(watch, self._on_excess))
+        if "DiskMax" in self.plan.watched:
+            self._beside(keep(self._disk_watch(), self._on_excess))
+
+    def _disk_watch(self) -> DiskWatch:
+        from sdbox.disk import DiskWatch
+
+        private = self._helper.directories(self._launch.key)
+        scratch = [self.plan.scratch] if self.plan.scratch is not None else []
+        return DiskWatch([*private, *scratch], self.plan.watched["DiskMax"])
 
     def _on_excess(self, excess: Excess) -> None:
         if self._excess is None:

@@ -13,6 +13,14 @@ def memory_message(limit_bytes: int, used_bytes: int | None) -> str:
     return f"{message} Last measured usage: {used_bytes // MEGABYTE} megabytes."
 
 
+def disk_message(limit_bytes: int, used_bytes: int | None) -> str:
+    """Return the same about what is on disk."""
+    message = f"Job has gone over disk limit of {limit_bytes // MEGABYTE} megabytes."
+    if used_bytes is None:
+        return message
+    return f"{message} Last measured usage: {used_bytes // MEGABYTE} megabytes."
+
+
 def one_line(text: str) -> str:
     """Return text for a label: on one line, and of characters that can be encoded and shown."""
     spaced = " ".join(text.split())

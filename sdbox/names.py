@@ -262,7 +262,7 @@ def bind(raw: object) -> Bind:
     """One bind mount, `[-]SRC[:DST[:rbind|norbind]]`; a backslash takes a colon into the path."""
     text = as_text(raw)
     ignore_missing = text.startswith("-")
-    source, *rest = _bind_fields(text.removeprefix("-"))
+    source, *rest = fields(text.removeprefix("-"))
     destination, *options = rest or [source]
     if options not in ([], ["rbind"], ["norbind"]):
         raise Refused("has an option that no bind mount takes", "Give SRC:DST:rbind or norbind")
@@ -274,18 +274,18 @@ def bind(raw: object) -> Bind:
     )
 
 
-def _bind_fields(text: str) -> list[str]:
+def fields(text: str) -> list[str]:
     r"""The fields of one item: `\:` and `\\` are escapes, any other backslash is a backslash."""
-    fields, at = [""], 0
+    found, at = [""], 0
     while at < len(text):
         escaped = text[at] == "\\" and text[at + 1 : at + 2] in (":", "\\")
         at += escaped
         if text[at] == ":" and not escaped:
-            fields.append("")
+            found.append("")
         else:
-            fields[-1] += text[at]
+            found[-1] += text[at]
         at += 1
-    return fields
+    return found
 
 
 def split_binds(text: str) -> list[str]:

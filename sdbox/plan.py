@@ -29,8 +29,8 @@ class Plan:
     `box` is what was asked for, as JSON has it. `files` is what to read back of the cgroup,
     `needs` the systemd version that a directive needs, `watched` the limits that are kept by
     watching. Limits are None where there are none; `spec` is init's part (see sdbox.spec); `cpus`
-    are those that were assigned to the job, and `programs` what has to be attached to the cgroup
-    (see sdbox.bpf).
+    are those that were assigned to the job, `programs` what has to be attached to the cgroup
+    (see sdbox.bpf), and `scratch` is its scratch directory.
     """
 
     job: str
@@ -53,6 +53,7 @@ class Plan:
     spec: Mapping[str, Any]
     cpus: tuple[int, ...] | None = None
     programs: tuple[str, ...] = ()
+    scratch: str | None = None
 
     @property
     def ends_when_out_of_memory(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from sdbox import privileges
+from sdbox import privileges, scratch
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.messages import one_line
@@ -75,6 +75,7 @@ def make_plan(
     # What is asked for must be kept; what only follows from it is kept where it can be.
     asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
     enforcement = {name: _kept(name, value, host) for name, value in _items(asked)}
+    enforcement |= scratch.keeper(asked.directives)
     full = asked.with_defaults()
     for name in full.directives:
         if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
@@ -82,6 +83,7 @@ def make_plan(
     kept = {name: value for name, value in _items(full) if name in enforcement}
     _check_root(kept)
     privileges.check(kept, credentials)
+    scratch.check(kept)
     kept |= _assigned(cpus, host) | ({"RootDirectory": named_root} if named_root else {})
     kept |= _opened(devices, kept)
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
@@ -118,6 +120,7 @@ def make_plan(
         ),
         cpus=cpus,
         programs=_programs(kept),
+        scratch=kept.get("ScratchDirectory"),
     )
 
 

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from sdbox import privileges
 from sdbox.directives import DIRECTIVES
 from sdbox.init import syscalls
+from sdbox.scratch import directories, image
+from sdbox.scratch import mounts as own_places
 from sdbox.values import INFINITY
 
 if TYPE_CHECKING:
@@ -40,9 +42,6 @@ if TYPE_CHECKING:
 Mount = tuple[str, str, dict[str, Any]]
 Operation = tuple[str, dict[str, Any]]
 
-_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - these are the places that PrivateTmp= is about
-# As systemd's PrivateTmpEx=disconnected has it (exec-invoke.c, namespace.c in systemd 257).
-_TMPFS = {"mode": "1777", "size": "10%", "nr_inodes": "1m"}
 _RUN = {"mode": "0755", "size": "20%", "nr_inodes": "800k"}
 
 
@@ -64,7 +63,7 @@ def make_spec(
     `own_proc` says that the job's PIDs are not those of the caller's /proc, and `spare_init` that
     the kernel may come to kill the job for memory: it shall leave somebody to tell.
     """
-    mounts = list(_mounts(directives, own_proc=own_proc))
+    mounts = list(_mounts(directives, credentials, own_proc=own_proc))
     return {
         "job": job,
         "argv": [os.fsencode(word) for word in command],
@@ -78,18 +77,15 @@ def make_spec(
         "root_directory": directives.get("RootDirectory"),
         "secure_root": secure_root,
         "ephemeral": directives.get("RootEphemeral", "no") != "no",
-        "private_directories": list(_private_directories(directives, mounts)),
+        "private_directories": list(_private_directories(directives)),
         "mounts": mounts,
         "process": list(_process(directives, credentials, caller, unit_type, call_filters)),
     }
 
 
-def _private_directories(
-    directives: Mapping[str, Any], mounts: list[Mount]
-) -> Iterator[tuple[str, str]]:
-    for kind, destination, _ in mounts:
-        if kind == "PrivateTmp":
-            yield destination, destination
+def _private_directories(directives: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for place in directories(directives):
+        yield place, place
     layer: str = directives.get("RootEphemeral", "no")
     if layer.startswith("/"):
         yield "/", layer
@@ -120,12 +116,15 @@ def _entered(directives: Mapping[str, Any]) -> int:
     return flags | sum(flag for name, flag in _NAMESPACES.items() if not directives.get(name))
 
 
-def _mounts(directives: Mapping[str, Any], *, own_proc: bool) -> Iterator[Mount]:
+def _mounts(
+    directives: Mapping[str, Any], credentials: Credentials | None, *, own_proc: bool
+) -> Iterator[Mount]:
     if "RootDirectory" in directives:
         yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
     elif own_proc or directives.get("PrivatePIDs"):
         yield "MountAPIVFS", "/proc", {"kind": "proc", "options": {}}
-    yield from _private_tmp(directives.get("PrivateTmp", "no"))
+    yield from own_places(directives, credentials)
+    yield from map(image, directives.get("MountImages", ()))
     for bind in directives.get("BindPaths", ()):
         yield _bind(bind, read_only=False)
     for bind in directives.get("BindReadOnlyPaths", ()):
@@ -142,28 +141,6 @@ def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:
         yield _tree("/sys")
     yield _tree("/dev")
     yield "MountAPIVFS", "/run", {"kind": "tmpfs", "options": _RUN}
-
-
-def hides(directives: Mapping[str, Any], path: str) -> bool:
-    """Tell whether a box has its own, empty directory where `path` is on the host."""
-    if directives.get("PrivateTmp", "no") == "no":
-        return False
-    binds = (*directives.get("BindPaths", ()), *directives.get("BindReadOnlyPaths", ()))
-    if any(_is_below(path, bind.destination) for bind in binds):
-        return False
-    return any(_is_below(path, place) for place in _TMP)
-
-
-def _is_below(path: str, place: str) -> bool:
-    return f"{path}/".startswith(f"{place.rstrip('/')}/")
-
-
-def _private_tmp(mode: str) -> Iterator[Mount]:
-    for destination in _TMP:
-        if mode == "connected":
-            yield "PrivateTmp", destination, {}
-        elif mode == "disconnected":
-            yield "MountAPIVFS", destination, {"kind": "tmpfs", "options": _TMPFS}
 
 
 def _tree(path: str) -> Mount:

@@ -6,7 +6,7 @@ complaint. Scalars are Syntax; what is assigned item by item is ListSyntax.
 
 from __future__ import annotations
 
-from sdbox import callfilter, capabilities, names, quantities, quoting
+from sdbox import callfilter, capabilities, filesystems, names, quantities, quoting
 from sdbox.errors import InvalidDirective
 from sdbox.record import record
 from sdbox.values import WHITESPACE, Refused, as_text, shown
@@ -157,6 +157,15 @@ def _sizes(parse: Callable[[str], Any], hint: str) -> Syntax:
 MEMORY_LIMIT = _sizes(_size_or_share(LEAST_MEMORY), _SIZE_HINT)
 MEMORY_MARK = _sizes(_size_or_share(1), _SIZE_HINT)
 SWAP_LIMIT = _sizes(quantities.or_infinity(quantities.size), _PLAIN_SIZE_HINT)
+
+_MORE_HINT = "Give more than 0"
+DISK_LIMIT = _sizes(
+    quantities.or_infinity(quantities.at_least(1, quantities.size, _MORE_HINT)), _PLAIN_SIZE_HINT
+)
+TMPFS_SIZE = _sizes(
+    quantities.or_percent(quantities.at_least(1, quantities.size, _MORE_HINT)),
+    "Give bytes with an optional suffix K, M, G or T, or a percentage of the memory",
+)
 
 TASKS = Syntax(
     word="N",
@@ -398,6 +407,47 @@ BINDS = ListSyntax(
     fold=names.each_once,
     unfold=lambda binds: map(str, binds),
     join=lambda items: " ".join(map(quoting.escape_blanks, items)),
+    schema=_list_schema({"type": "string"}),
+)
+
+
+def _mounts(word: str, noun: str, hint: str, item: Callable[[Any], Any]) -> ListSyntax:
+    return ListSyntax(
+        word=word,
+        noun=noun,
+        hint=hint,
+        split=names.split_binds,
+        item=item,
+        fold=names.each_once,
+        unfold=lambda mounts: map(str, mounts),
+        join=lambda items: " ".join(map(quoting.escape_blanks, items)),
+        schema=_list_schema({"type": "string"}),
+    )
+
+
+TMPFS = _mounts(
+    "PATH[:OPTIONS]",
+    "a file system in memory",
+    "Give PATH or PATH:OPTIONS, as in /scratch:size=1G,mode=1777",
+    filesystems.tmpfs,
+)
+
+IMAGES = _mounts(
+    "IMAGE:DST",
+    "an image to be mounted",
+    r"Give IMAGE:DST, absolute paths, with \: for a colon in a path",
+    filesystems.image,
+)
+
+PATHS = ListSyntax(
+    word="DIR,…",
+    noun="a path",
+    hint="Give absolute paths",
+    split=lambda text: quoting.split_words(text, quoting.literal_escape),
+    item=filesystems.below_root,
+    fold=names.each_once,
+    unfold=iter,
+    join=lambda items: " ".join(map(quoting.quote_literal, items)),
     schema=_list_schema({"type": "string"}),
 )
 

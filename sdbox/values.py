@@ -110,6 +110,31 @@ def escape_field(text: str) -> str:
 
 
 @record
+class Tmpfs:
+    """A file system in memory, with options as mount(8) has them. Its text is PATH:OPTION,…"""
+
+    path: str
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        place = escape_field(self.path)
+        return f"{place}:{','.join(self.options)}" if self.options else place
+
+
+@record
+class MountImage:
+    """A file that holds a file system, and where that is to be seen. Its text is SRC:DST."""
+
+    source: str
+    destination: str
+    ignore_missing: bool = False
+
+    def __str__(self) -> str:
+        mark = "-" if self.ignore_missing else ""
+        return f"{mark}{escape_field(self.source)}:{escape_field(self.destination)}"
+
+
+@record
 class WorkingDirectory:
     """Where the payload starts: an absolute path, or `~` for the user's home directory."""
 
@@ -157,7 +182,7 @@ class ResourceLimit:
 
 
 _SAY_THEMSELVES = (
-    *(Usec, Percent, Bind, WorkingDirectory),
+    *(Usec, Percent, Bind, Tmpfs, MountImage, WorkingDirectory),
     *(CPURequest, GPURequest, ResourceLimit),
 )
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from sdbox.cgroup import Cgroup
     from sdbox.result import Reason
 
-# A watch rests so long that measuring takes at most this share of one CPU, but not longer than
+# A watch rests so long that measuring takes at most its share of one CPU, but not longer than
 # _LONGEST_REST seconds, whatever it costs: a limit must be kept.
-_LARGEST_SHARE = 0.01
+LARGEST_SHARE = 0.01
 _LONGEST_REST = 5.0
-_SHORTEST_REST = 0.1
+SHORTEST_REST = 0.1
 
 
 @record
@@ -39,7 +39,9 @@ class Excess:
 
 
 class Watch(Protocol):
-    """Keeps one limit of one job."""
+    """Keeps one limit of one job, with at most that share of one CPU."""
+
+    share: float
 
     def look(self) -> Excess | float:
         """Measure; return an excess, or after how many seconds to look again."""
@@ -54,11 +56,13 @@ async def keep(watch: Watch, on_excess: Callable[[Excess], None]) -> None:
             on_excess(seen)
             return
         cost = time.thread_time() - started
-        await loop.sleep(min(max(seen, cost / _LARGEST_SHARE), _LONGEST_REST))
+        await loop.sleep(min(max(seen, cost / watch.share), _LONGEST_REST))
 
 
 class MemoryWatch:
     """MemoryMax= by what the processes have of their own."""
+
+    share = LARGEST_SHARE
 
     def __init__(self, cgroup: Cgroup, inits: tuple[int, ...], limit_bytes: int) -> None:
         self._cgroup = cgroup
@@ -78,7 +82,7 @@ class MemoryWatch:
         if sizes:
             self._peak = max(total, self._peak or 0)
         if total <= self._limit:
-            return _SHORTEST_REST
+            return SHORTEST_REST
         return Excess(
             reason="memory",
             message=memory_message(self._limit, total) + _largest(sizes),
@@ -89,6 +93,8 @@ class MemoryWatch:
 class TasksWatch:
     """TasksMax= by counting."""
 
+    share = LARGEST_SHARE
+
     def __init__(self, cgroup: Cgroup, limit: int) -> None:
         self._cgroup = cgroup
         self._limit = limit
@@ -97,13 +103,15 @@ class TasksWatch:
         """Count the tasks: threads, as the kernel's own limit does."""
         tasks = self._cgroup.tasks()
         if tasks <= self._limit:
-            return _SHORTEST_REST
+            return SHORTEST_REST
         message = f"Job has gone over limit of {self._limit} tasks. Last count: {tasks}."
         return Excess(reason="killed", message=message, ask=False)
 
 
 class CPUTimeWatch:
     """CPU time of the whole tree, in seconds."""
+
+    share = LARGEST_SHARE
 
     def __init__(self, cgroup: Cgroup, limit_seconds: float) -> None:
         self._cgroup = cgroup
@@ -114,7 +122,7 @@ class CPUTimeWatch:
         """Read the time, and rest for as long as all CPUs together need to use up what is left."""
         used = self._cgroup.cpu_seconds()
         if used is None or used < self._limit:
-            return max((self._limit - (used or 0.0)) / self._cpus, _SHORTEST_REST)
+            return max((self._limit - (used or 0.0)) / self._cpus, SHORTEST_REST)
         message = f"Job has gone over CPU time limit of {self._limit:g} seconds."
         return Excess(reason="cpu-time", message=message, ask=True)
 
@@ -127,8 +135,12 @@ _WATCHES: Mapping[str, Callable[[Cgroup, tuple[int, ...], Any], Watch]] = {
 
 
 def watches_for(watched: Mapping[str, Any], cgroup: Cgroup, inits: tuple[int, ...]) -> list[Watch]:
-    """Return the watches for directives and their values. `inits` are sdbox's own processes."""
-    return [_WATCHES[name](cgroup, inits, value) for name, value in watched.items()]
+    """Return the watches of a cgroup for directives and their values: for DiskMax= see sdbox.disk.
+
+    `inits` are sdbox's own processes.
+    """
+    known = (name for name in watched if name in _WATCHES)
+    return [_WATCHES[name](cgroup, inits, watched[name]) for name in known]
 
 
 def _largest(sizes: Mapping[int, int]) -> str:

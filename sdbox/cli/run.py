@@ -15,7 +15,7 @@ from sdbox.host import CHOICES, host_of
 from sdbox.planner import new_id
 from sdbox.planning import assigned, caller, plan_for
 from sdbox.record import record
-from sdbox.spec import hides
+from sdbox.scratch import hides
 from sdbox.syntax import SPAN
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _tell_where_it_starts(box: Box, inherited: str) -> None:
     if not inherited:
         complain("the working directory has been removed: the job starts in /")
     elif hides(directives, inherited):
-        complain(f"{inherited} is hidden by the private /tmp: the job starts in /")
+        complain(f"{inherited} is hidden by the box's own directories: the job starts in /")
 
 
 def _inherited_environment() -> dict[bytes, bytes]:

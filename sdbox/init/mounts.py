@@ -2,7 +2,8 @@
 
 First every source becomes a detached tree of mounts, while the machine's own file system is
 still in sight; then all are attached. Destinations are resolved inside the box's root, on
-directory descriptors, so that no symlink and no race in there leads out of it.
+directory descriptors, so that no symlink and no race in there leads out of it. What comes below a
+directory that the job's user has filled is resolved inside that.
 """
 
 from __future__ import annotations
@@ -14,17 +15,25 @@ from collections.abc import Callable, Iterable, Mapping
 from sdbox.init import syscalls
 from sdbox.init.steps import step
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Mount = tuple[str, str, dict[str, Any]]
+
 _NO_DEVICES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _ATTRIBUTES = {
     "proc": _NO_DEVICES | syscalls.MOUNT_ATTR_NOEXEC,
     "sysfs": _NO_DEVICES | syscalls.MOUNT_ATTR_NOEXEC,
     "tmpfs": _NO_DEVICES,
 }
+# What these bring is the job's user's, who may have links in there.
+_USERS = ("MountUnderScratch", "ScratchDirectory")
 
 
 def mount_all(
     root_directory: str | None,
-    mounts: Iterable[tuple[str, str, dict[str, object]]],
+    mounts: Iterable[Mount],
     private_directories: Mapping[str, str],
     *,
     secure_root: bool = False,
@@ -38,19 +47,13 @@ def mount_all(
     """
     with step("mounts"):
         syscalls.make_mounts_slave()
-    trees = [
-        (destination, _open(kind, destination, arguments, private_directories))
-        for kind, destination, arguments in mounts
-    ]
+    trees = _open_all(mounts, private_directories)
     root = _open_root(
         root_directory,
         secure=secure_root,
         layer=private_directories.get("/") if ephemeral else "",
     )
-    for destination, tree in trees:
-        if tree is not None:
-            with step("mount"):
-                _attach(root, tree, destination)
+    _attach_all(root, trees)
     if root_directory is not None:
         with step("RootDirectory"):
             os.fchdir(root)
@@ -58,16 +61,25 @@ def mount_all(
     os.close(root)
 
 
-def _open(
-    kind: str,
-    destination: str,
-    arguments: dict[str, object],
-    private_directories: Mapping[str, str],
-) -> int | None:
-    with step(kind):
-        if kind == "PrivateTmp":
-            return _private_directory(private_directories[destination])
-        return _OPENERS[kind](**arguments)
+def _open_all(
+    mounts: Iterable[Mount], private_directories: Mapping[str, str]
+) -> list[tuple[Mount, int]]:
+    """Open the source of each mount, but for those that may be missing, and are."""
+    # Mounts of one file system, by its size.
+    shared: dict[str, list[int]] = {}
+    trees = []
+    for mount in mounts:
+        kind, destination, arguments = mount
+        with step(kind):
+            if kind == "PrivateTmp":
+                tree: int | None = _private_directory(private_directories[destination])
+            elif kind == "PrivateTmpSize":
+                tree = _shared(shared, **arguments)
+            else:
+                tree = _OPENERS[kind](**arguments)
+        if tree is not None:
+            trees.append((mount, tree))
+    return trees
 
 
 def _bind(*, source: str, read_only: bool, recursive: bool, ignore_missing: bool) -> int | None:
@@ -93,9 +105,44 @@ def _private_directory(path: str) -> int:
     return tree
 
 
+def _shared(shared: dict[str, list[int]], *, size: str) -> int:
+    from sdbox.init import temporary
+
+    if size not in shared:
+        shared[size] = list(temporary.shared(size, 2))
+    return shared[size].pop(0)
+
+
+def _temporary(*, options: dict[str, str], attributes: int, read_only: bool) -> int:
+    # Read-only it is made when all that comes below it is there: see _attach_all.
+    return syscalls.new_mount("tmpfs", attributes, **options)
+
+
+def _scratch(*, directory: str, uid: int) -> int:
+    from sdbox.init import scratch
+
+    return scratch.scratch(directory=directory, uid=uid)
+
+
+def _below_scratch(*, directory: str, place: str, uid: int, gid: int) -> int:
+    from sdbox.init import scratch
+
+    return scratch.below(directory=directory, place=place, uid=uid, gid=gid)
+
+
+def _image(*, source: str, ignore_missing: bool) -> int | None:
+    from sdbox.init import images
+
+    return images.mount(source=source, ignore_missing=ignore_missing)
+
+
 _OPENERS: dict[str, Callable[..., int | None]] = {
     "BindPaths": _bind,
     "MountAPIVFS": _file_system,
+    "MountImages": _image,
+    "MountUnderScratch": _below_scratch,
+    "ScratchDirectory": _scratch,
+    "TemporaryFileSystem": _temporary,
 }
 
 
@@ -136,6 +183,29 @@ def _open_directory(path: str, *, secure: bool) -> int:
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+def _attach_all(root: int, trees: Iterable[tuple[Mount, int]]) -> None:
+    """Attach each mount at its destination, and let go of them."""
+    # Where to look up what comes below a path, instead of the root.
+    confined = {"/": root}
+    read_only, trees = [], list(trees)
+    for (kind, destination, arguments), tree in trees:
+        with step("mount", destination):
+            above = max((place for place in confined if _is_below(destination, place)), key=len)
+            _attach(confined[above], tree, destination[len(above.rstrip("/")) :] or ".")
+        if kind in _USERS:
+            confined[destination] = tree
+        if arguments.get("read_only") and kind == "TemporaryFileSystem":
+            read_only.append(tree)
+    for tree in read_only:
+        syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+    for _, tree in trees:
+        os.close(tree)
+
+
+def _is_below(path: str, place: str) -> bool:
+    return path.startswith(place.rstrip("/") + "/")
+
+
 def _attach(root: int, tree: int, destination: str) -> None:
     try:
         place = syscalls.open_in_root(root, destination)
@@ -145,7 +215,6 @@ def _attach(root: int, tree: int, destination: str) -> None:
         place = syscalls.open_in_root(root, destination)
     syscalls.move_mount(tree, place, destination)
     os.close(place)
-    os.close(tree)
 
 
 def _make_mount_point(root: int, destination: str, *, directory: bool) -> None:

@@ -32,10 +32,15 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 FSOPEN_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 FSMOUNT_CLOEXEC = 1
@@ -172,19 +177,25 @@ def mount_setattr(mount: int, attributes: int, *, recursive: bool) -> None:
     _syscall(_MOUNT_SETATTR, mount, b"", ctypes.c_uint(flags), wanted, ctypes.c_size_t(32))
 
 
-def new_mount(kind: str, attributes: int, **options: str) -> int:
-    """Return a detached mount of a new file system of that kind."""
+def new_mount(kind: str, attributes: int, **options: str | None) -> int:
+    """Return a detached mount of a new file system of that kind. An option of None is a flag."""
     context = _syscall(_FSOPEN, kind.encode(), ctypes.c_uint(FSOPEN_CLOEXEC), path=kind)
     try:
         for key, value in {"source": kind, **options}.items():
-            _syscall(
-                _FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), value.encode(), 0, path=kind
-            )
+            form = FSCONFIG_SET_FLAG if value is None else FSCONFIG_SET_STRING
+            said = None if value is None else value.encode()
+            _syscall(_FSCONFIG, context, form, key.encode(), said, 0, path=kind)
         _syscall(_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0, path=kind)
         flags = (ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
         return _syscall(_FSMOUNT, context, *flags, path=kind)
     finally:
         os.close(context)
+
+
+def unmount(mount: int) -> None:
+    """Take away the mount that `mount` holds open, which stays there for who has it open."""
+    path = f"/proc/self/fd/{mount}"
+    _checked(_libc.umount2(path.encode(), MNT_DETACH), path)
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
@@ -195,6 +206,12 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
 def open_without_links(above: int, path: str, flags: int = os.O_PATH) -> int:
     """Open `path`, with ELOOP where it is a symlink or leads through one."""
     return _openat2(above, path, flags, RESOLVE_NO_SYMLINKS)
+
+
+def open_below(above: int, path: str, flags: int) -> int:
+    """Open `path` below a directory: through no symlink, no `..` out of it, and no mount."""
+    resolve = RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_NO_XDEV
+    return _openat2(above, path, flags, resolve)
 
 
 def _openat2(above: int, path: str, flags: int, resolve: int) -> int:

@@ -26,15 +26,15 @@ LAYERS = {
     "init": ["init."],
     "pure": [
         "addresses", "box", "callfilter", "capabilities", "change", "devices", "directives",
-        "errors", "events", "jsontext", "messages", "names", "plan", "planner", "privileges",
-        "properties", "quantities", "quoting", "record", "result", "spec", "syntax", "translate",
-        "values", "verdict",
+        "errors", "events", "filesystems", "jsontext", "messages", "names", "plan", "planner",
+        "privileges", "properties", "quantities", "quoting", "record", "result", "scratch", "spec",
+        "syntax", "translate", "values", "verdict",
     ],
     "systems": [
-        "bpf", "bus", "cgroup", "config", "cpus", "dial", "embedded.", "ending", "gpus", "groups",
-        "helper", "host", "inotify", "journal", "kmsg", "line", "loop", "manager", "memo", "memory",
-        "nodes", "output", "pidfd", "plot", "report", "roots", "seccomp", "series",
-        "smallloop", "systemd", "topology", "usage", "users", "verbs", "watch",
+        "bpf", "bus", "cgroup", "config", "cpus", "dial", "disk", "embedded.", "ending", "gpus",
+        "groups", "helper", "host", "inotify", "journal", "kmsg", "line", "loop", "manager",
+        "memo", "memory", "nodes", "output", "pidfd", "plot", "report", "roots", "seccomp",
+        "series", "smallloop", "systemd", "topology", "usage", "users", "verbs", "watch",
     ],
     "launcher": [
         "api", "detach", "doctor", "execution", "job", "jobs", "launch", "launcher", "placing",

@@ -12,7 +12,8 @@ from sdbox.box import Box
 from sdbox.init import syscalls
 from sdbox.planner import Caller
 from sdbox.record import replaced
-from sdbox.spec import hides, make_spec
+from sdbox.scratch import hides
+from sdbox.spec import make_spec
 from sdbox.users import Credentials
 
 if TYPE_CHECKING:

@@ -1,0 +1,97 @@
+"""A job's scratch directory, and directories in it that the box has elsewhere, as its /tmp.
+
+It belongs to the job's user, who may have put anything there, and may be changing it. So all is
+looked up by name on descriptors, no symbolic link is followed, and what is neither the user's nor
+root's is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sdbox.init import syscalls
+from sdbox.init.steps import StepError
+
+_NO_DEVICES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_OTHERS_ENTER = stat.S_IXGRP | stat.S_IXOTH
+
+
+def scratch(*, directory: str, uid: int) -> int:
+    """Return a detached mount of the scratch directory of a user, -1 for this process's own.
+
+    Raises StepError: ELOOP for a symbolic link, EPERM where it is somebody else's.
+    """
+    fd = _opened("ScratchDirectory", directory, uid)
+    try:
+        return _tree(fd, recursive=True)
+    finally:
+        os.close(fd)
+
+
+def below(*, directory: str, place: str, uid: int, gid: int) -> int:
+    """Return a detached mount of `place` below a scratch directory, made there if it is missing.
+
+    It is the user's, and like /tmp, unless others could come there: then it is only the user's.
+    """
+    step = "MountUnderScratch"
+    fd = _opened("ScratchDirectory", directory, uid)
+    shared = not os.fstat(fd).st_mode & _OTHERS_ENTER
+    *above, last = place.strip("/").split("/")
+    modes = [(name, 0o755) for name in above] + [(last, 0o1777 if shared else 0o700)]
+    try:
+        for name, mode in modes:
+            directory = os.path.join(directory, name)
+            parent, fd = fd, _made(step, directory, fd, mode, uid, gid)
+            os.close(parent)
+        tree = _tree(fd, recursive=False)
+    finally:
+        os.close(fd)
+    syscalls.mount_setattr(tree, _NO_DEVICES, recursive=False)
+    return tree
+
+
+def _opened(step: str, directory: str, uid: int) -> int:
+    """Open the directory itself. What is above is not the user's."""
+    parent, name = os.path.split(directory)
+    try:
+        above = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StepError(step, parent, error.errno or 0) from error
+    try:
+        return _entered(step, directory, above, name, uid)
+    finally:
+        os.close(above)
+
+
+def _made(step: str, path: str, above: int, mode: int, uid: int, gid: int) -> int:
+    name = os.path.basename(path)
+    try:
+        # For nobody else, until it has its owner.
+        os.mkdir(name, 0o700, dir_fd=above)
+    except FileExistsError:
+        return _entered(step, path, above, name, uid)
+    except OSError as error:
+        raise StepError(step, path, error.errno or 0) from error
+    fd = _entered(step, path, above, name, uid)
+    # The user may have put another one there, but only a directory of the user's own.
+    os.fchown(fd, uid, gid)
+    os.fchmod(fd, mode)
+    return fd
+
+
+def _entered(step: str, path: str, above: int, name: str, uid: int) -> int:
+    try:
+        fd = syscalls.open_without_links(above, name, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StepError(step, path, error.errno or 0) from error
+    if os.fstat(fd).st_uid not in (0, os.geteuid(), uid):
+        os.close(fd)
+        raise StepError(step, path, errno.EPERM)
+    return fd
+
+
+def _tree(fd: int, *, recursive: bool) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH
+    return syscalls.open_tree(fd, "", flags | (syscalls.AT_RECURSIVE if recursive else 0))
