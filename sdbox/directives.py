@@ -514,6 +514,46 @@ _TABLE = (
         resets=_BINDS,
     ),
     Directive(
+        name="ProtectSystem",
+        syntax=syntax.PROTECT_SYSTEM,
+        section=_FILES,
+        help="what it can't write to: programs, with full /etc as well, with strict everything",
+        option=Option(flag="--protect-system"),
+    ),
+    Directive(
+        name="ProtectHome",
+        syntax=syntax.PROTECT_HOME,
+        section=_FILES,
+        help="whether /home, /root and /run/user are inaccessible, read-only or empty (tmpfs)",
+        option=Option(flag="--protect-home"),
+    ),
+    *(
+        Directive(
+            name=name,
+            syntax=syntax.ACCESS_PATHS,
+            section=_FILES,
+            help=what,
+            option=Option(flag=flag, repeats=True, to_value=_one_item),
+            resets=(name,),
+        )
+        for name, flag, what in (
+            ("ReadWritePaths", "--read-write", "what it can write to below what it can't"),
+            ("ReadOnlyPaths", "--read-only", "what it can't write to, with all below"),
+            ("InaccessiblePaths", "--inaccessible", "files and directories that it can't see into"),
+        )
+    ),
+    *(
+        Directive(name=name, syntax=of, section=_ISOLATION, help=what)
+        for name, of, what in (
+            ("ProtectProc", syntax.PROTECT_PROC, "whose processes its user sees in /proc"),
+            ("PrivateDevices", syntax.BOOLEAN, "its own /dev, with null, tty and the like alone"),
+            ("ProtectKernelTunables", syntax.BOOLEAN, "it can't write to /proc/sys, /sys and such"),
+            ("ProtectKernelModules", syntax.BOOLEAN, "it can't load or unload kernel modules"),
+            ("ProtectControlGroups", syntax.BOOLEAN, "it can't write to the cgroup hierarchies"),
+            ("ManagerAccess", syntax.BOOLEAN, "it reaches systemd, buses and container engines"),
+        )
+    ),
+    Directive(
         name="WorkingDirectory",
         syntax=syntax.DIRECTORY,
         section=_PROCESS,

@@ -294,6 +294,32 @@ def split_binds(text: str) -> list[str]:
     return [":".join(escape_field(field) for field in fields) for fields in words]
 
 
+def access_path(raw: object) -> str:
+    """A path with systemd's prefixes: `-`, it may be missing; `+`, it is in the root directory."""
+    text = as_text(raw)
+    may_be_missing = "-" if text.startswith("-") else ""
+    rest = text.removeprefix("-")
+    in_root = "+" if rest.startswith("+") else ""
+    return may_be_missing + in_root + path(rest.removeprefix("+"))
+
+
+def split_paths(text: str) -> list[str]:
+    """Paths with blanks between them, quoted as systemd has it."""
+    return split_words(text, literal_escape)
+
+
+def word_or_switch(*words: str) -> Callable[[str], str]:
+    """One of `words`, or `yes` or `no` in any of systemd's spellings."""
+
+    def parser(text: str) -> str:
+        word = text.strip(WHITESPACE)
+        if word in words:
+            return word
+        return "yes" if boolean(word) else "no"
+
+    return parser
+
+
 def each_once(items: Iterable[Any]) -> tuple[Any, ...]:
     """`items` in their order, what is said twice once."""
     return tuple(dict.fromkeys(items))

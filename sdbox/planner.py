@@ -64,12 +64,14 @@ def make_plan(
     named_root: str | None = None,
     devices: tuple[Rule, ...] | None = None,
     call_filters: Sequence[bytes] = (),
+    managers: Sequence[str] = (),
 ) -> Plan:
     """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective.
 
     `cpus` are those that were assigned, `named_root` is where the root is that the box names,
     `devices` are the rules that its DeviceAllow and GPUs come down to, and `call_filters` the
-    programs that its system calls are to pass.
+    programs that its system calls are to pass. `managers` are the places that lead to some on this
+    host, see sdbox.protection.
     """
     check_id(job)
     # What is asked for must be kept; what only follows from it is kept where it can be.
@@ -117,6 +119,7 @@ def make_plan(
             unit_type=unit_type,
             secure_root=named_root is not None,
             call_filters=call_filters,
+            managers=managers,
         ),
         cpus=cpus,
         programs=_programs(kept),

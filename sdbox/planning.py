@@ -115,6 +115,7 @@ def plan_for(
         named_root=_named_root(box, configuration),
         devices=_devices(box),
         call_filters=_call_filters(box),
+        managers=_managers(box),
     )
 
 
@@ -125,6 +126,17 @@ def _devices(box: Box) -> tuple[Rule, ...] | None:
     from sdbox import nodes
 
     return nodes.resolve(rules or (), gpus)
+
+
+def _managers(box: Box) -> Sequence[str]:
+    """Return what leads to managers here, where the box is not to get there."""
+    given = box.directives.get("ManagerAccess")
+    # Who isn't root needs a user namespace to hide anything: it is not made for this alone.
+    if given or (given is None and os.geteuid() != 0):
+        return ()
+    from sdbox import sockets
+
+    return sockets.managers()
 
 
 def _call_filters(box: Box) -> Sequence[bytes]:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from sdbox.users import Credentials
 
 # The directives that are kept by filters of system calls.
-CALL_FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "ProtectKernelModules")
+CALL_FILTERS = (
+    *("SystemCallFilter", "SystemCallArchitectures", "ProtectKernelModules", "PrivateDevices"),
+)
+# The capabilities that they take: systemd.exec(5).
+_IMPLIED = {
+    "ProtectKernelModules": ("CAP_SYS_MODULE",),
+    "PrivateDevices": ("CAP_MKNOD", "CAP_SYS_RAWIO"),
+}
 
 Operation = tuple[str, dict[str, Any]]
 
@@ -47,11 +54,14 @@ def _ambient(directives: Mapping[str, Any]) -> int:
 def as_root(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Operation]:
     """What init does before the payload becomes another user, who has no capability by default."""
     ambient = _ambient(directives)
-    if "CapabilityBoundingSet" in directives:
-        keep = capabilities.bounding(directives["CapabilityBoundingSet"])
-    elif credentials is not None and credentials.uid:
+    if "CapabilityBoundingSet" not in directives and credentials is not None and credentials.uid:
         keep = ambient
     else:
+        keep = capabilities.bounding(directives.get("CapabilityBoundingSet", ()))
+    for name, implied in _IMPLIED.items():
+        if directives.get(name):
+            keep &= ~sum(map(capabilities.bit, implied))
+    if keep == capabilities.ALL and "CapabilityBoundingSet" not in directives:
         return
     yield "CapabilityBoundingSet", {"keep": keep, "ambient": bool(ambient)}
 

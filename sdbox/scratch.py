@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbox.errors import InvalidDirective
 from sdbox.init import syscalls
+from sdbox.protection import hides_home
 from sdbox.values import INFINITY
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def hides(directives: Mapping[str, Any], path: str) -> bool:
     covers += [_DEV_SHM] * bool(directives.get("PrivateShm"))
     covers += [one.path for one in directives.get("TemporaryFileSystem", ())]
     covers += [one.destination for one in directives.get("MountImages", ())]
-    return any(is_below(path, place) for place in covers)
+    return hides_home(directives, path) or any(is_below(path, place) for place in covers)
 
 
 def _has_private_tmp(directives: Mapping[str, Any]) -> bool:

@@ -37,14 +37,17 @@ _EDOM, _EEXIST = 33, 17
 _INITS_OWN = "write"
 
 
+# What other directives forbid, systemd.exec(5).
+_IMPLIED = {"ProtectKernelModules": "@module", "PrivateDevices": "@raw-io"}
+
+
 def programs(directives: Mapping[str, Any]) -> list[bytes]:
     """Return what is to be loaded, in this order. Raises Unenforceable and InvalidDirective."""
-    given = []
-    if directives.get("ProtectKernelModules"):
-        # First, while nothing has forbidden to load another.
-        given.append(_program(["~@module:EPERM"], callfilter.KILL, ()))
-    lines = directives.get("SystemCallFilter", ())
+    # First, while nothing has forbidden to load another.
     architectures = directives.get("SystemCallArchitectures", ())
+    implied = [group for name, group in _IMPLIED.items() if directives.get(name)]
+    given = [_program([f"~{group}:EPERM"], callfilter.KILL, architectures) for group in implied]
+    lines = directives.get("SystemCallFilter", ())
     if lines or architectures:
         denied = callfilter.error_number(directives.get("SystemCallErrorNumber", "kill"))
         given.append(_program(lines, denied, architectures))

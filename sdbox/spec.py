@@ -15,6 +15,7 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     ephemeral            bool: what is written there is not kept
     private_directories  list of (destination, where to make it)
     mounts               list of (kind, destination, arguments), see sdbox.init.mounts
+    protections          list of (mode, path, may be missing), see sdbox.init.protect
     process              list of (operation, arguments), see sdbox.init.payload
 """
 
@@ -24,15 +25,15 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any
 
-from sdbox import privileges
+from sdbox import privileges, protection
 from sdbox.directives import DIRECTIVES
 from sdbox.init import syscalls
-from sdbox.scratch import directories, image
+from sdbox.scratch import directories, hides, image
 from sdbox.scratch import mounts as own_places
 from sdbox.values import INFINITY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sdbox.planner import Caller
     from sdbox.properties import UnitType
@@ -57,13 +58,16 @@ def make_spec(
     unit_type: UnitType = "scope",
     secure_root: bool = False,
     call_filters: Sequence[bytes] = (),
+    managers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the spec. What systemd does to a unit of its type is left out.
 
     `own_proc` says that the job's PIDs are not those of the caller's /proc, and `spare_init` that
-    the kernel may come to kill the job for memory: it shall leave somebody to tell.
+    the kernel may come to kill the job for memory: it shall leave somebody to tell. `managers` are
+    the places of sdbox.protection's MANAGERS and ENGINES that the host has.
     """
-    mounts = list(_mounts(directives, credentials, own_proc=own_proc))
+    mounts = list(_mounts(directives, credentials, managers, own_proc=own_proc))
+    protections = protection.entries(directives, managers, _writable(mounts))
     return {
         "job": job,
         "argv": [os.fsencode(word) for word in command],
@@ -73,12 +77,13 @@ def make_spec(
         "private_pids": bool(directives.get("PrivatePIDs")),
         "terminal": False,
         "enter": _entered(directives) if unit_type == "service" else 0,
-        "namespaces": _namespaces(directives, mounts, unit_type),
+        "namespaces": _namespaces(directives, [*mounts, *protections], unit_type),
         "root_directory": directives.get("RootDirectory"),
         "secure_root": secure_root,
         "ephemeral": directives.get("RootEphemeral", "no") != "no",
         "private_directories": list(_private_directories(directives)),
         "mounts": mounts,
+        "protections": protections,
         "process": list(_process(directives, credentials, caller, unit_type, call_filters)),
     }
 
@@ -104,7 +109,9 @@ def _environment(
 _NAMESPACES = {"PrivateNetwork": syscalls.CLONE_NEWNET, "PrivateIPC": syscalls.CLONE_NEWIPC}
 
 
-def _namespaces(directives: Mapping[str, Any], mounts: list[Mount], unit_type: UnitType) -> int:
+def _namespaces(
+    directives: Mapping[str, Any], mounts: Sequence[object], unit_type: UnitType
+) -> int:
     flags = syscalls.CLONE_NEWNS if mounts or "RootDirectory" in directives else 0
     made = (f for name, f in _NAMESPACES.items() if _is_inits(name, directives, unit_type))
     return sum(made, flags)
@@ -116,13 +123,27 @@ def _entered(directives: Mapping[str, Any]) -> int:
     return flags | sum(flag for name, flag in _NAMESPACES.items() if not directives.get(name))
 
 
+def _writable(mounts: Iterable[Mount]) -> Iterator[str]:
+    """Where the box's own mounts are that it may write to."""
+    for kind, destination, arguments in mounts:
+        if kind != "Cover" and not arguments.get("read_only"):
+            yield destination
+
+
 def _mounts(
-    directives: Mapping[str, Any], credentials: Credentials | None, *, own_proc: bool
+    directives: Mapping[str, Any],
+    credentials: Credentials | None,
+    managers: Sequence[str],
+    *,
+    own_proc: bool,
 ) -> Iterator[Mount]:
+    visible = directives.get("ProtectProc", "default")
     if "RootDirectory" in directives:
+        yield _proc(visible)
         yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
-    elif own_proc or directives.get("PrivatePIDs"):
-        yield "MountAPIVFS", "/proc", {"kind": "proc", "options": {}}
+    elif own_proc or directives.get("PrivatePIDs") or visible != "default":
+        yield _proc(visible)
+    yield from _covers(directives, managers)
     yield from own_places(directives, credentials)
     yield from map(image, directives.get("MountImages", ()))
     for bind in directives.get("BindPaths", ()):
@@ -131,9 +152,21 @@ def _mounts(
         yield _bind(bind, read_only=True)
 
 
+def _proc(visible: str) -> Mount:
+    options = {} if visible == "default" else {"hidepid": visible}
+    return "MountAPIVFS", "/proc", {"kind": "proc", "options": options}
+
+
+def _covers(directives: Mapping[str, Any], managers: Sequence[str]) -> Iterator[Mount]:
+    for path in dict.fromkeys(protection.covers(directives, managers)):
+        devices = protection.DEVICES if path == "/dev" else {}
+        yield "Cover", path, {"mode": "0700" if path == "/root" else "0755", **devices}
+        for name in protection.kept(path):
+            yield _tree(f"{path}/{name}", ignore_missing=True)
+
+
 def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:
-    """What a root directory gets with it: systemd.exec(5), MountAPIVFS=."""
-    yield "MountAPIVFS", "/proc", {"kind": "proc", "options": {}}
+    """What a root directory gets beside /proc: systemd.exec(5), MountAPIVFS=."""
     if private_network:
         # The machine's own sysfs would show the machine's network devices.
         yield "MountAPIVFS", "/sys", {"kind": "sysfs", "options": {}}
@@ -143,8 +176,13 @@ def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:
     yield "MountAPIVFS", "/run", {"kind": "tmpfs", "options": _RUN}
 
 
-def _tree(path: str) -> Mount:
-    arguments = {"source": path, "read_only": False, "recursive": True, "ignore_missing": False}
+def _tree(path: str, *, ignore_missing: bool = False) -> Mount:
+    arguments = {
+        "source": path,
+        "read_only": False,
+        "recursive": True,
+        "ignore_missing": ignore_missing,
+    }
     return "BindPaths", path, arguments
 
 
@@ -176,7 +214,7 @@ def _process(
     if asked is None:
         # Inherited, so that it needs no right of the box's user to get there; and not asked for,
         # so that a box without it is no error.
-        inherited = "/" if "RootDirectory" in directives else caller.working_directory
+        inherited = "/" if _is_elsewhere(directives, caller) else caller.working_directory
         yield _chdir(inherited, ignore_missing=True)
     for name, value in directives.items():
         if name.startswith("Limit"):
@@ -194,6 +232,12 @@ def _process(
     if asked is not None:
         yield _working_directory(asked, credentials, caller)
     yield from privileges.as_user(directives, unit_type, call_filters)
+
+
+def _is_elsewhere(directives: Mapping[str, Any], caller: Caller) -> bool:
+    """Whether the caller's directory is none of the box, whatever has its path there."""
+    hidden = protection.hides_home(directives, caller.working_directory)
+    return "RootDirectory" in directives or (hidden and hides(directives, caller.working_directory))
 
 
 def _is_inits(name: str, directives: Mapping[str, Any], unit_type: UnitType) -> bool:

@@ -518,3 +518,41 @@ ARCHITECTURES = ListSyntax(
     join=" ".join,
     schema=_list_schema({"type": "string"}),
 )
+
+PROTECT_SYSTEM = Syntax(
+    word="MODE",
+    noun="a kind of protection",
+    hint="Give yes (programs), full (and /etc), strict (all) or no",
+    parse=names.word_or_switch("full", "strict"),
+    schema={"type": ["boolean", "string"]},
+)
+
+PROTECT_HOME = Syntax(
+    word="MODE",
+    noun="a kind of protection",
+    hint="Give yes (inaccessible), read-only, tmpfs (empty) or no",
+    parse=names.word_or_switch("read-only", "tmpfs"),
+    schema={"type": ["boolean", "string"]},
+)
+
+_PROTECT_PROC = ("default", "noaccess", "invisible", "ptraceable")
+
+PROTECT_PROC = Syntax(
+    word="MODE",
+    noun="a kind of protection",
+    hint="Give noaccess, invisible, ptraceable or default",
+    parse=names.choice(*_PROTECT_PROC),
+    schema={"enum": [*_PROTECT_PROC]},
+)
+
+ACCESS_PATHS = ListSyntax(
+    word="PATH",
+    noun="a path",
+    hint="Give absolute paths, with - in front of one that may be missing",
+    split=names.split_paths,
+    item=names.access_path,
+    fold=names.each_once,
+    unfold=lambda value: value,
+    join=lambda items: " ".join(map(quoting.quote_literal, items)),
+    schema=_list_schema({"type": "string"}),
+)

@@ -14,6 +14,7 @@ from sdbox.errors import InvalidDirective, SdboxError
 from sdbox.host import CHOICES, host_of
 from sdbox.planner import new_id
 from sdbox.planning import assigned, caller, plan_for
+from sdbox.protection import hides_home
 from sdbox.record import record
 from sdbox.scratch import hides
 from sdbox.syntax import SPAN
@@ -282,7 +283,15 @@ def _tell_where_it_starts(box: Box, inherited: str) -> None:
     if not inherited:
         complain("the working directory has been removed: the job starts in /")
     elif hides(directives, inherited):
-        complain(f"{inherited} is hidden by the box's own directories: the job starts in /")
+        complain(f"{inherited} is hidden {_by_what(box, inherited)}: the job starts in /")
+
+
+def _by_what(box: Box, directory: str) -> str:
+    return (
+        "by ProtectHome"
+        if hides_home(box.directives, directory)
+        else "by the box's own directories"
+    )
 
 
 def _inherited_environment() -> dict[bytes, bytes]:

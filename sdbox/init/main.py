@@ -106,6 +106,7 @@ class Init:
                 self.directories,
                 secure_root=self.spec["secure_root"],
                 ephemeral=self.spec["ephemeral"],
+                protections=self.spec["protections"],
             )
 
     def _wait_for_release(self) -> None:

@@ -38,13 +38,18 @@ def mount_all(
     *,
     secure_root: bool = False,
     ephemeral: bool = False,
+    protections: Iterable[tuple[str, str, bool]] = (),
 ) -> None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
     `private_directories` are the paths of the box's own directories, by destination. `secure_root`
     refuses a root that others than root could have put there; an `ephemeral` one is not changed by
-    what is written to it, which is kept in the private directory for / or in memory.
+    what is written to it, which is kept in the private directory for / or in memory. `protections`
+    are carried out when all is mounted.
     """
+    if protections:
+        # Now, while it is to be seen.
+        from sdbox.init.protect import protect
     with step("mounts"):
         syscalls.make_mounts_slave()
     trees = _open_all(mounts, private_directories)
@@ -54,6 +59,8 @@ def mount_all(
         layer=private_directories.get("/") if ephemeral else "",
     )
     _attach_all(root, trees)
+    if protections:
+        protect(root, protections)
     if root_directory is not None:
         with step("RootDirectory"):
             os.fchdir(root)
@@ -136,8 +143,15 @@ def _image(*, source: str, ignore_missing: bool) -> int | None:
     return images.mount(source=source, ignore_missing=ignore_missing)
 
 
+def _cover(**arguments: Any) -> int:
+    from sdbox.init import covers
+
+    return covers.mount(**arguments)
+
+
 _OPENERS: dict[str, Callable[..., int | None]] = {
     "BindPaths": _bind,
+    "Cover": _cover,
     "MountAPIVFS": _file_system,
     "MountImages": _image,
     "MountUnderScratch": _below_scratch,
@@ -191,7 +205,8 @@ def _attach_all(root: int, trees: Iterable[tuple[Mount, int]]) -> None:
     for (kind, destination, arguments), tree in trees:
         with step("mount", destination):
             above = max((place for place in confined if _is_below(destination, place)), key=len)
-            _attach(confined[above], tree, destination[len(above.rstrip("/")) :] or ".")
+            below = destination[len(above.rstrip("/")) :] or "."
+            _attach(confined[above], tree, below, only_over=kind == "Cover")
         if kind in _USERS:
             confined[destination] = tree
         if arguments.get("read_only") and kind == "TemporaryFileSystem":
@@ -206,10 +221,13 @@ def _is_below(path: str, place: str) -> bool:
     return path.startswith(place.rstrip("/") + "/")
 
 
-def _attach(root: int, tree: int, destination: str) -> None:
+def _attach(root: int, tree: int, destination: str, *, only_over: bool = False) -> None:
     try:
         place = syscalls.open_in_root(root, destination)
     except FileNotFoundError:
+        if only_over:
+            # There is nothing to be covered.
+            return
         directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         _make_mount_point(root, destination, directory=directory)
         place = syscalls.open_in_root(root, destination)

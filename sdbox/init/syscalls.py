@@ -169,6 +169,11 @@ def move_mount(mount: int, destination: int, path: str) -> None:
     _syscall(_MOVE_MOUNT, mount, b"", destination, b"", ctypes.c_uint(flags), path=path)
 
 
+def detach(mount: int) -> None:
+    """Take away the mount whose root a descriptor stands for."""
+    _checked(_libc.umount2(b"/proc/self/fd/%d" % mount, MNT_DETACH), "/")
+
+
 def mount_setattr(mount: int, attributes: int, *, recursive: bool) -> None:
     """Add MOUNT_ATTR_… to a mount, and to all those below it."""
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd

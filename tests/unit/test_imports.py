@@ -27,14 +27,15 @@ LAYERS = {
     "pure": [
         "addresses", "box", "callfilter", "capabilities", "change", "devices", "directives",
         "errors", "events", "filesystems", "jsontext", "messages", "names", "plan", "planner",
-        "privileges", "properties", "quantities", "quoting", "record", "result", "scratch", "spec",
-        "syntax", "translate", "values", "verdict",
+        "privileges", "properties", "protection", "quantities", "quoting", "record", "result",
+        "scratch", "spec", "syntax", "translate", "values", "verdict",
     ],
     "systems": [
         "bpf", "bus", "cgroup", "config", "cpus", "dial", "disk", "embedded.", "ending", "gpus",
         "groups", "helper", "host", "inotify", "journal", "kmsg", "line", "loop", "manager",
         "memo", "memory", "nodes", "output", "pidfd", "plot", "report", "roots", "seccomp",
-        "series", "smallloop", "systemd", "topology", "usage", "users", "verbs", "watch",
+        "series", "smallloop", "sockets", "systemd", "topology", "usage", "users", "verbs",
+        "watch",
     ],
     "launcher": [
         "api", "detach", "doctor", "execution", "job", "jobs", "launch", "launcher", "placing",

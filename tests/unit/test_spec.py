@@ -86,6 +86,7 @@ def test_an_empty_box() -> None:
         "ephemeral": False,
         "private_directories": [],
         "mounts": [],
+        "protections": [],
         "process": [ADJUST, INHERITED, NO_NEW_PRIVILEGES],
     }
 

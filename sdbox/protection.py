@@ -1,0 +1,176 @@
+"""What of its view of the file system a box may not write to or see: init's work for it. Pure.
+
+An entry is (mode, path, whether it may be missing), see sdbox.init.protect; a cover is an empty
+directory on top of one that is there. The tables are those of systemd.exec(5) and namespace.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdbox.errors import InvalidDirective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+Entry = tuple[str, str, bool]
+
+HIDE, READ_ONLY, READ_WRITE, LEAVE, SEAL = "hide", "read-only", "read-write", "leave", "seal"
+
+_HOMES = ("/home", "/root", "/run/user")
+_PROGRAMS = ((READ_ONLY, "/usr", False), (READ_ONLY, "/boot", True), (READ_ONLY, "/efi", True))
+_SYSTEM: Mapping[str, tuple[Entry, ...]] = {
+    "no": (),
+    "yes": _PROGRAMS,
+    "full": (*_PROGRAMS, (READ_ONLY, "/etc", True)),
+    # The others are what ProtectKernelTunables=, PrivateDevices= and ProtectHome= are for.
+    "strict": (
+        (READ_ONLY, "/", False),
+        *((LEAVE, path, True) for path in ("/proc", "/sys", "/dev", *_HOMES)),
+    ),
+}
+_HOME_MODES = {"yes": HIDE, "read-only": READ_ONLY}
+_TUNABLES: tuple[Entry, ...] = (
+    *((HIDE, f"/proc/{name}", True) for name in ("kallsyms", "kcore")),
+    *(
+        (READ_ONLY, f"/proc/{name}", True)
+        for name in (
+            *("acpi", "apm", "asound", "bus", "fs", "irq", "latency_stats", "mtrr", "scsi", "sys"),
+            *("sysrq-trigger", "timer_stats"),
+        )
+    ),
+    (READ_ONLY, "/sys", True),
+    (LEAVE, "/sys/fs/cgroup", True),
+)
+_SWITCHES: Mapping[str, tuple[Entry, ...]] = {
+    "ProtectKernelTunables": _TUNABLES,
+    "ProtectKernelModules": ((HIDE, "/usr/lib/modules", True),),
+    "ProtectControlGroups": ((READ_ONLY, "/sys/fs/cgroup", True),),
+}
+_LISTS = {
+    "InaccessiblePaths": HIDE,
+    "ReadOnlyPaths": READ_ONLY,
+    "ReadWritePaths": READ_WRITE,
+}
+
+# Directories with sockets through which who may do so has a process started outside of its box,
+# and what of them is no such thing. As a whole, since a socket that is made anew would not be
+# hidden. There is more to systemd's userdb than users: its PID 1 serves all it has on each socket.
+MANAGERS: Mapping[str, tuple[str, ...]] = {
+    "/run/systemd": ("journal", "resolve", "seats", "sessions", "users"),
+    "/run/dbus": (),
+    "/run/user": (),
+}
+# The same, one by one.
+ENGINES = (
+    *("/run/containerd", "/run/crio", "/run/docker.sock", "/run/incus", "/run/initctl"),
+    *("/run/libvirt", "/run/lxd", "/run/podman", "/run/screen", "/run/snapd-snap.socket"),
+    *("/run/snapd.socket", "/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+)
+
+
+# systemd.exec(5), PrivateDevices=: pseudo devices, by their numbers, and what else programs expect.
+DEVICES = {
+    "nodes": [
+        *(("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)),
+        *(("tty", 5, 0), ("ptmx", 5, 2)),
+    ],
+    "links": [
+        *(("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")),
+        *(("stderr", "/proc/self/fd/2"), ("log", "/run/systemd/journal/dev-log")),
+    ],
+}
+_DEV = ("pts", "shm", "mqueue", "hugepages")
+
+
+def kept(cover: str) -> tuple[str, ...]:
+    """What is to be seen of a directory although it is covered."""
+    return _DEV if cover == "/dev" else MANAGERS.get(cover, ())
+
+
+def covers(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[str]:
+    """Where there is an empty directory instead, before the box's own mounts.
+
+    `managers` are those of MANAGERS and ENGINES that there are on this host.
+    """
+    if directives.get("PrivateDevices"):
+        yield "/dev"
+    if directives.get("ProtectHome") == "tmpfs":
+        yield from _HOMES
+    if not _may_manage(directives):
+        yield from (path for path in MANAGERS if path in managers)
+
+
+def _may_manage(directives: Mapping[str, Any]) -> bool:
+    # A root directory has a /run of its own.
+    return bool(directives.get("ManagerAccess")) or "RootDirectory" in directives
+
+
+def entries(
+    directives: Mapping[str, Any], managers: Iterable[str], writable: Iterable[str]
+) -> list[Entry]:
+    """What to do after the box's own mounts, of which it may write to those at `writable`.
+
+    Raises InvalidDirective.
+    """
+    found = list(_entries(directives, managers))
+    if any(mode == READ_ONLY for mode, _, _ in found):
+        found += [(LEAVE, path, True) for path in writable]
+    hidden = {path for mode, path, _ in found if mode == HIDE}
+    _refuse_hidden(directives, hidden)
+    shown = [entry for entry in found if not _is_below_any(entry[1], hidden)]
+    return shown + [(SEAL, path, True) for path in dict.fromkeys(covers(directives, managers))]
+
+
+def _entries(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[Entry]:
+    yield from _SYSTEM[directives.get("ProtectSystem", "no")]
+    if mode := _HOME_MODES.get(directives.get("ProtectHome", "no")):
+        yield from ((mode, path, True) for path in _HOMES)
+    for name, table in _SWITCHES.items():
+        if directives.get(name):
+            yield from table
+    if not _may_manage(directives):
+        yield from ((HIDE, path, True) for path in ENGINES if path in managers)
+    for name, mode in _LISTS.items():
+        for text in directives.get(name, ()):
+            yield _asked(name, mode, text, directives.get("RootDirectory"))
+
+
+def _asked(name: str, mode: str, text: str, root: str | None) -> Entry:
+    """One path: `-` in front of it, it may be missing; `+`, it is one in the root directory."""
+    path, may_be_missing = text.removeprefix("-"), text.startswith("-")
+    if path.startswith("+") or root in (None, "/"):
+        return mode, path.removeprefix("+"), may_be_missing
+    if not _is_below(path, str(root)):
+        raise InvalidDirective(
+            f"{name}: {path} is not in the box's root directory",
+            hint=f"Give +{path} for the one in there",
+        )
+    return mode, path.removeprefix(str(root)) or "/", may_be_missing
+
+
+def _refuse_hidden(directives: Mapping[str, Any], hidden: Iterable[str]) -> None:
+    """Refuse what would be seen, and be written to, below what is to be seen by nobody."""
+    places = [text.lstrip("-+") for text in directives.get("ReadWritePaths", ())]
+    for name in ("BindPaths", "BindReadOnlyPaths"):
+        places += [bind.destination for bind in directives.get(name, ())]
+    for place in places:
+        if _is_below_any(place, hidden) or place in hidden:
+            raise InvalidDirective(
+                f"{place} is inaccessible to the box, and to be seen in it as well",
+                hint="Leave one out; ProtectHome=tmpfs lets be seen what is bound below it",
+            )
+
+
+def _is_below(path: str, place: str) -> bool:
+    return f"{path}/".startswith(f"{place.rstrip('/')}/")
+
+
+def _is_below_any(path: str, places: Iterable[str]) -> bool:
+    return any(path != place and _is_below(path, place) for place in places)
+
+
+def hides_home(directives: Mapping[str, Any], path: str) -> bool:
+    """Tell whether ProtectHome= takes `path` out of sight."""
+    hidden = directives.get("ProtectHome") in ("yes", "tmpfs")
+    return hidden and any(_is_below(path, place) for place in _HOMES)

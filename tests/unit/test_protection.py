@@ -1,0 +1,125 @@
+"""What of the file system a box may not write to or see: what init is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdbox.box import Box
+from sdbox.config import Configuration
+from sdbox.errors import InvalidConfiguration, InvalidDirective
+from sdbox.protection import ENGINES, MANAGERS, covers, entries, hides_home
+
+HERE = (*MANAGERS, ENGINES[0])
+
+
+def made(box: Box, *writable: str) -> list[tuple[str, str, bool]]:
+    return entries(box.directives, (), writable)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (Box(), []),
+        (Box(ProtectSystem="no", ProtectHome="no", ProtectControlGroups="no"), []),
+        (
+            Box(ProtectSystem=True),
+            [
+                ("read-only", "/usr", False),
+                ("read-only", "/boot", True),
+                ("read-only", "/efi", True),
+            ],
+        ),
+        (
+            Box(ProtectHome=True),
+            [("hide", "/home", True), ("hide", "/root", True), ("hide", "/run/user", True)],
+        ),
+        (
+            Box(ProtectHome="tmpfs"),
+            [("seal", "/home", True), ("seal", "/root", True), ("seal", "/run/user", True)],
+        ),
+        (Box(ProtectControlGroups=True), [("read-only", "/sys/fs/cgroup", True)]),
+        (
+            Box(InaccessiblePaths="/a -/b", ReadOnlyPaths="/c", ReadWritePaths="/c/d"),
+            [
+                ("hide", "/a", False),
+                ("hide", "/b", True),
+                ("read-only", "/c", False),
+                ("read-write", "/c/d", False),
+            ],
+        ),
+        # What is below what nobody sees into is nothing to be read-only.
+        (Box(InaccessiblePaths="/a", ReadOnlyPaths="-/a/b"), [("hide", "/a", False)]),
+        (
+            Box(RootDirectory="/srv/r", InaccessiblePaths="/srv/r/a +/b"),
+            [("hide", "/a", False), ("hide", "/b", False)],
+        ),
+        (
+            Box(RootDirectory="/srv/r", ReadOnlyPaths="/srv/r"),
+            [("read-only", "/", False)],
+        ),
+    ],
+    ids=repr,
+)
+def test_what_is_protected(box: Box, expected: list[tuple[str, str, bool]]) -> None:
+    assert made(box) == expected
+
+
+def test_its_own_mounts_are_left_as_they_are() -> None:
+    assert made(Box(ReadOnlyPaths="/"), "/mine") == [
+        ("read-only", "/", False),
+        ("leave", "/mine", True),
+    ]
+    assert made(Box(InaccessiblePaths="/a"), "/mine") == [("hide", "/a", False)]
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(ProtectHome=True, BindPaths="/srv:/home/me/job"),
+        Box(ProtectHome=True, BindReadOnlyPaths="/srv:/root"),
+        Box(InaccessiblePaths="/a", ReadWritePaths="/a/b"),
+        Box(RootDirectory="/srv/r", ReadOnlyPaths="/etc"),
+        Box(RootDirectory="/srv/r", ReadOnlyPaths="/srv/r2"),
+    ],
+    ids=repr,
+)
+def test_what_can_not_be_is_refused(box: Box) -> None:
+    with pytest.raises(InvalidDirective):
+        made(box)
+
+
+def test_managers_are_covered_unless_asked_for() -> None:
+    hidden = Box().directives
+    assert list(covers(hidden, HERE)) == list(MANAGERS)
+    assert list(covers(hidden, ())) == []
+    assert ("hide", ENGINES[0], True) in entries(hidden, HERE, ())
+    assert [path for mode, path, _ in entries(hidden, HERE, ()) if mode == "seal"] == [*MANAGERS]
+    # A root directory has a /run of its own.
+    for box in (Box(ManagerAccess=True), Box(RootDirectory="/srv")):
+        assert not [*covers(box.directives, HERE), *entries(box.directives, HERE, ())]
+
+
+@pytest.mark.parametrize(
+    ("box", "path", "hidden"),
+    [
+        (Box(), "/root", False),
+        (Box(ProtectHome="read-only"), "/root", False),
+        (Box(ProtectHome="yes"), "/root/x", True),
+        (Box(ProtectHome="tmpfs"), "/home", True),
+        (Box(ProtectHome="yes"), "/rooted", False),
+    ],
+    ids=repr,
+)
+def test_where_there_is_no_home(box: Box, path: str, hidden: bool) -> None:
+    assert hides_home(box.directives, path) == hidden
+
+
+def test_there_is_a_strict_box_without_any_configuration() -> None:
+    empty = Configuration(path="/x", defaults=Box(), boxes={}, roots={})
+    strict = empty.box("strict").directives
+    assert strict["ProtectSystem"] == "strict"
+    assert strict["CapabilityBoundingSet"] == ("none",)
+    own = Configuration(path="/x", defaults=Box(), boxes={"strict": Box()}, roots={})
+    assert own.box("strict") == Box()
+    with pytest.raises(InvalidConfiguration):
+        empty.box("stricter")
