@@ -34,8 +34,12 @@ _LARGE_BYTES = MEGABYTE
 _LARGE_SHARE = 10_000
 
 
+# To whoever is not root.
+_SHUT = "a directory in it is shut"
+
+
 class TooMuch(Exception):
-    """A tree has more, or is deeper, than can be counted."""
+    """A tree has more, or is deeper, than can be counted, or has what can't be seen."""
 
 
 class DiskWatch:
@@ -93,6 +97,8 @@ def _top(directory: str) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         # It has been removed, with all that was in it.
         return None
+    except PermissionError as error:
+        raise TooMuch(_SHUT) from error
 
 
 class _Tally:
@@ -147,6 +153,8 @@ def _opened(top: int, path: str) -> int | None:
             raise TooMuch("it is deeper than a path can be long") from error
         if error.errno in _NOT_THERE:
             return None
+        if error.errno == errno.EACCES:
+            raise TooMuch(_SHUT) from error
         raise
 
 
@@ -162,3 +170,5 @@ def _entries(fd: int, path: str, pending: list[str], tally: _Tally) -> Iterator[
                 tally.add(entry.stat(follow_symlinks=False))
             except FileNotFoundError:
                 continue
+            except PermissionError as error:
+                raise TooMuch(_SHUT) from error

@@ -152,6 +152,25 @@ def test_a_tree_that_is_too_deep_is_no_way_out(tree: Path) -> None:
     assert found.message.endswith("It can't be counted: it is deeper than a path can be long.")
 
 
+@pytest.mark.parametrize("mode", [0, 0o400])
+def test_a_directory_that_is_shut_is_no_way_out(tree: Path, mode: int) -> None:
+    """Where the watch is not root's, a job might hide its files from it."""
+    (tree / "shut").mkdir()
+    fill(tree / "shut/file")
+    (tree / "shut").chmod(mode)
+    os.chown(tree / "shut", NOBODY, -1)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setuid(NOBODY)
+            counted(tree)
+        except TooMuch as error:
+            os._exit(5 if str(error) == "a directory in it is shut" else 6)
+        finally:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+
+
 def test_a_walk_goes_on_a_slice_at_a_time(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(300):
         (tree / str(number)).touch()
