@@ -57,6 +57,15 @@ class Cgroup:
             raise CgroupError(f"cgroup {path}: {error.strerror}") from error
         return cls(fd, path)
 
+    def below(self, name: str) -> Cgroup:
+        """Open the cgroup called `/name` in this one, or this one again. Raises CgroupError."""
+        place = f".{name}"
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            raise CgroupError(f"cgroup {self.name}{name}: {error.strerror}") from error
+        return Cgroup(fd, self.name + name)
+
     def close(self) -> None:
         """Close the directory; once more does nothing."""
         fd, self.fd = self.fd, -1
@@ -169,15 +178,13 @@ class Cgroup:
         from sdbox.result import Usage  # here, for what it imports
 
         cpu = self.flat("cpu.stat") or {}
-        # The local file: cgroups that the job made below may have limits of their own.
-        memory = self.flat("memory.events.local") or {}
         devices = self.nested("io.stat")
         return Usage(
             cpu_user_seconds=_seconds(cpu.get("user_usec")),
             cpu_system_seconds=_seconds(cpu.get("system_usec")),
             cpu_throttled_seconds=_seconds(cpu.get("throttled_usec")),
             memory_cgroup_peak_bytes=self.value("memory.peak"),
-            oom_kills=memory.get("oom_kill"),
+            oom_kills=self._oom_kills(),
             tasks_peak=self.value("pids.peak"),
             io_read_bytes=_total(devices, "rbytes"),
             io_write_bytes=_total(devices, "wbytes"),
@@ -187,6 +194,23 @@ class Cgroup:
             memory_pressure_seconds=self._pressure("memory"),
             io_pressure_seconds=self._pressure("io"),
         )
+
+    def kept_own_memory_limit(self) -> bool | None:
+        """Whether anything was killed for this cgroup's own limit; None where that can't be told.
+
+        Not so if it was for the limit of one above, or of one below.
+        """
+        events = self.flat("memory.events.local")
+        return None if events is None else bool(events.get("oom"))
+
+    def _oom_kills(self) -> int | None:
+        # The local file: cgroups that the job made below may have limits of their own.
+        kills = (self.flat("memory.events.local") or {}).get("oom_kill")
+        if kills is None or not self.name.endswith(".slice"):
+            return kills
+        # Nobody lives in a slice itself: its limit takes from those below.
+        kills = (self.flat("memory.events") or {}).get("oom_kill")
+        return kills if self.kept_own_memory_limit() else 0
 
     def cpu_seconds(self) -> float | None:
         """CPU time of the tree so far."""

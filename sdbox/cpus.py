@@ -57,7 +57,7 @@ class Claim:
 
     def sign(self, plan: Plan, cgroup_root: str) -> None:
         """Write down whose they are."""
-        text = os.fsencode(f"{plan.job}\n{cgroup_root}{plan.cgroup}")
+        text = os.fsencode(f"{plan.job}\n{cgroup_root}{plan.tree}")
         for cpu in self.cpus:
             _write(self.fd, cpu, text)
 

@@ -628,6 +628,13 @@ _TABLE = (
         unit=translate.unit_property("Slice", "s"),
     ),
     Directive(
+        name="Nestable",
+        syntax=syntax.BOOLEAN,
+        section=_PLACEMENT,
+        help="whether sdbox can be called in it: boxes inside of this one, which bounds them",
+        option=Option(flag="--nestable", constant="yes"),
+    ),
+    Directive(
         name="Description",
         syntax=syntax.LINE,
         section=_PLACEMENT,

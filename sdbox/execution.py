@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from sdbox import loop, placing
+from sdbox import loop, nesting, placing
 from sdbox.bus import Bus
 from sdbox.errors import LaunchFailed, ManagerRefused, Unenforceable
 from sdbox.journal import Journal
@@ -20,6 +20,7 @@ from sdbox.systemd import UNIT_EXISTS
 
 if TYPE_CHECKING:
     from sdbox.cgroup import Cgroup
+    from sdbox.door import Door
     from sdbox.helper import Helper
     from sdbox.host import Endpoint
     from sdbox.job import Job
@@ -42,7 +43,12 @@ async def connect(endpoint: Endpoint, helper: Helper, *, only: str | None = None
         sock = await helper.connect(endpoint.bus_socket)
         return await Bus.connect_socket(sock, timeout=_CALL_SECONDS)
 
-    manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS, only=only)
+    if endpoint.kind == "nested":
+        from sdbox import inner
+
+        manager: Manager = await inner.connect(endpoint.bus_socket)
+    else:
+        manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS, only=only)
     sender = None if endpoint.pid_namespace is None else helper.pid
     journal = Journal(endpoint.journal, sender)
     return Connection(endpoint=endpoint, manager=manager, helper=helper, journal=journal)
@@ -81,13 +87,20 @@ def _refuse_twin(endpoint: Endpoint, plan: Plan) -> None:
     """
     for unit_type in UNIT_TYPES:
         other = f"{plan.unit.removesuffix(plan.unit_type)}{unit_type}"
-        place = plan.cgroup.removesuffix(plan.unit) + other
-        if other != plan.unit and os.path.isdir(endpoint.cgroup_root + place):
+        if other != plan.unit and _is_there(
+            endpoint.cgroup_root + os.path.dirname(plan.tree), other, plan.job
+        ):
             raise ManagerRefused(
                 f"{plan.job}: there is a job of that id, {other}",
                 name=UNIT_EXISTS,
                 hint="Choose another id",
             )
+
+
+def _is_there(above: str, unit: str, job: str) -> bool:
+    """Whether the cgroup at a path has a unit in it, or in the slice that its job has in there."""
+    own = nesting.slice_below(os.path.basename(above), job)
+    return os.path.isdir(f"{above}/{unit}") or os.path.isdir(f"{above}/{own}/{unit}")
 
 
 async def _place(connection: Connection, launch: Launch, report: Report) -> Placed:
@@ -133,6 +146,24 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
         manager=connection.manager,
         helper=connection.helper,
         journal=connection.journal,
+        door=_door(connection, launch.plan, placed, report) if launch.plan.own_slice else None,
+    )
+
+
+def _door(connection: Connection, plan: Plan, placed: Placed, report: Report) -> Door:
+    """Open a nestable box's way out of it, which leads to here."""
+    from sdbox.door import Door
+
+    listener, report.listener = report.listener, None
+    if listener is None:
+        raise LaunchFailed(f"{plan.unit}: its init has not told where it listens")
+    return Door(
+        listener,
+        plan=plan,
+        endpoint=connection.endpoint,
+        manager=connection.manager,
+        tree=placed.cgroup,
+        inits=placed.inits,
     )
 
 
@@ -175,4 +206,5 @@ def _read_back(plan: Plan, cgroup: Cgroup) -> None:
     if plan.programs:
         from sdbox import bpf
 
-        bpf.check(cgroup.fd, plan.unit, plan.programs)
+        with cgroup.below(plan.cgroup.removeprefix(plan.tree)) as leaf:
+            bpf.check(leaf.fd, plan.unit, plan.programs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sdbox.cgroup import Cgroup, CgroupError
 from sdbox.memo import Memo, recall
 from sdbox.memory import own_memory
+from sdbox.nesting import owns
 from sdbox.record import record
 
 if TYPE_CHECKING:
@@ -64,10 +65,18 @@ def _below(root: str, path: str, frozen_by: str | None) -> Iterator[Place]:
     for name in _children(root + path):
         below = f"{path}/{name}"
         if is_job(name):
-            yield Place(unit=name, path=below, frozen_by=frozen_by)
+            yield _place(name, path, frozen_by)
         elif name.endswith(".slice"):
             # What is below a unit is no unit of this manager's.
             yield from _below(root, below, frozen_by or _frozen(root + below, name))
+
+
+def _place(unit: str, path: str, frozen_by: str | None) -> Place:
+    """Return where a job is that has a unit in the cgroup of that path: there, or all of it."""
+    above = os.path.basename(path)
+    if not owns(above, job_of(unit)):
+        return Place(unit=unit, path=f"{path}/{unit}", frozen_by=frozen_by)
+    return Place(unit=unit, path=path, frozen_by=None if frozen_by == above else frozen_by)
 
 
 def _children(directory: str) -> list[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from sdbox.cgroup import controllers
 from sdbox.errors import ManagerGone, ManagerUnavailable
-from sdbox.record import record
+from sdbox.nesting import SLICE
+from sdbox.record import record, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,15 +36,19 @@ class Endpoint:
     `launch_cgroup` where processes must be for the manager to be able to move them. `journal` is
     the directory of the journal's sockets, `units` that of systemd's links for units that are not
     inactive, where that is known.
+    the directory of the journal's sockets. `nested` is the manager of the box that this process is
+    in, by way of a socket in it; units are in its `slice`, and job ids begin with its `prefix`.
     """
 
-    kind: Literal["system", "embedded"]
+    kind: Literal["system", "embedded", "nested"]
     bus_socket: str
     cgroup_root: str
     journal: str
     pid_namespace: int | None = None
     launch_cgroup: str | None = None
     units: str = ""
+    slice: str = SLICE
+    prefix: str = ""
 
     def inside(self) -> Endpoint:
         """Return how a process in the manager's PID namespace reaches it."""
@@ -80,28 +85,35 @@ class Endpoint:
 
 @record
 class Host:
-    """What a plan must know of the host and its manager."""
+    """What a plan must know of the host and its manager.
+
+    In a nestable box, jobs are in its `slice`, and their ids begin with the `prefix`.
+    """
 
     manager: str
     controllers: frozenset[str]
     memory_total_bytes: int
     tasks_total: int
+    slice: str = SLICE
+    prefix: str = ""
 
 
 def running() -> Endpoint | None:
     """Return the manager that `auto` takes where nothing has to be booted for it, else None."""
+    if (around := _around("auto")) is not None:
+        return around
     if booted():
         return _system()
     from sdbox import embedded
 
-    _refuse_inside_box()
     manager = embedded.find()
     return None if manager is None else at_embedded(manager)
 
 
 def find(choice: Choice) -> Endpoint | None:
     """Return where the chosen manager is; None where it would have to be booted first."""
-    _refuse_inside_box()
+    if (around := _around(choice)) is not None:
+        return around
     if choice == "system" or (choice == "auto" and booted()):
         return _system()
     from sdbox import embedded
@@ -112,7 +124,8 @@ def find(choice: Choice) -> Endpoint | None:
 
 def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
     """Return where the chosen manager is; boot the embedded one where `auto` comes down to it."""
-    _refuse_inside_box()
+    if (around := _around(choice)) is not None:
+        return around
     if choice == "system" or (choice == "auto" and booted()):
         return _system()
     from sdbox import embedded
@@ -124,15 +137,35 @@ def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
     return at_embedded(manager)
 
 
-def _refuse_inside_box() -> None:
-    """A job that could start others through the manager would get out of its box."""
+def _around(choice: Choice) -> Endpoint | None:
+    """Return the way to the manager from inside a nestable box, None where this is in no box.
+
+    A job that could start others through the manager itself would get out of its box. That it is
+    in one, its cgroup tells, and nothing that the job has a say in. Raises ManagerUnavailable.
+    """
     groups = _read("/proc/self/cgroup").rpartition("0::")[2].strip().split("/")
     boxes = [n for n in groups if n.startswith("sdbox-") and n.endswith((".scope", ".service"))]
-    if boxes:
+    if not boxes:
+        return None
+    from sdbox.around import ask_who
+    from sdbox.init.nest import SOCKET
+
+    known = ask_who(SOCKET) if choice == "auto" else None
+    if known is None:
         raise ManagerUnavailable(
-            f"This process is in a box itself, {boxes[0]}",
-            hint="Call sdbox from outside of it",
+            f"This process is in a box itself, {boxes[-1]}",
+            hint="Call sdbox from outside of it, or start it with --nestable"
+            if choice == "auto"
+            else "Leave out --manager, or call sdbox from outside of it",
         )
+    return Endpoint(
+        kind="nested",
+        bus_socket=SOCKET,
+        cgroup_root=known["cgroup_root"],
+        journal=JOURNAL,
+        slice=known["slice"],
+        prefix=known["prefix"],
+    )
 
 
 def at_embedded(manager: Embedded) -> Endpoint:
@@ -155,7 +188,8 @@ def booted() -> bool:
 
 def host_of(endpoint: Endpoint) -> Host:
     """Return what there is to know of the host, with that manager."""
-    return host_at(endpoint.kind, endpoint.cgroup_root)
+    host = host_at(endpoint.kind, endpoint.cgroup_root)
+    return replaced(host, slice=endpoint.slice, prefix=endpoint.prefix)
 
 
 def host_at(manager: str, cgroup_root: str) -> Host:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sdbox.box import Box
     from sdbox.disk import DiskWatch
+    from sdbox.door import Door
     from sdbox.helper import Helper
     from sdbox.journal import Journal
     from sdbox.kmsg import Victim
@@ -57,6 +58,7 @@ class Job:
         manager: Manager,
         helper: Helper,
         journal: Journal,
+        door: Door | None = None,
     ) -> None:
         self.plan = launch.plan
         self.id = self.plan.job
@@ -72,13 +74,14 @@ class Job:
         self._helper = helper
         self._journal = journal
         self._launch = launch
+        self._door = door
         self.series: Series | None = None
         self._excess: Excess | None = None
         self._fault: BaseException | None = None
         self._killed = False
         self._ending_task: asyncio.Task[None] | None = None
         self._measured_peak: Callable[[], int | None] = lambda: None
-        self._meter = Meter(placed.cgroup, lambda: self._measured_peak())
+        self._meter = Meter(placed.cgroup, lambda: self._measured_peak(), self._on_oom_kill)
         self._besides: list[asyncio.Task[None]] = []
         self._start_record()
         self._task = loop.running().create_task(self._supervise(), name=f"sdbox {self.unit}")
@@ -166,7 +169,7 @@ class Job:
             manager=self._manager,
             kind=self.plan.manager,
             unit=self.unit,
-            root=self._cgroup.name.removesuffix(self.plan.cgroup),
+            root=self._cgroup.name.removesuffix(self.plan.tree),
             directory=self._cgroup.name,
             journal=self._journal,
         )
@@ -247,10 +250,15 @@ class Job:
             self._journal.send(events.limit_passed(self.plan, excess, self._meter.read()))
             self._end(self._stop() if excess.ask else self._destroy())
 
+    def _on_oom_kill(self) -> None:
+        """End all of a nestable job: systemd does so only with the unit that had the victim."""
+        if self.plan.own_slice and self.plan.ends_when_out_of_memory and not self._ending_task:
+            self._end(self._destroy())
+
     async def _stop(self) -> None:
         """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
         try:
-            await self._manager.stop(self.unit, timeout=self.plan.stop_seconds + _END_SECONDS)
+            await self._manager.stop(self.plan.whole, timeout=self.plan.stop_seconds + _END_SECONDS)
         except ManagerUnavailable:
             await self._destroy()
 
@@ -258,7 +266,7 @@ class Job:
         # The figures go with the unit.
         self._meter.read()
         try:
-            await self._manager.destroy(self.unit, timeout=_END_SECONDS)
+            await self._manager.destroy(self.plan.whole, timeout=_END_SECONDS)
         except (ManagerUnavailable, TimedOut):
             # Then without systemd, which forgets the unit when it comes round.
             self._cgroup.kill()
@@ -280,7 +288,7 @@ class Job:
         # every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV), which is longer than many a job.
         # Without systemd there is a result all the same, and nothing left but its unit.
         with contextlib.suppress(ManagerUnavailable, TimedOut):
-            await self._manager.stop(self.unit, timeout=_END_SECONDS)
+            await self._manager.stop(self.plan.whole, timeout=_END_SECONDS)
         await self._see_directories_removed()
         if self._ending_task is not None:
             await self._ending_task
@@ -315,6 +323,7 @@ class Job:
             timed_out=await self._timed_out(status, wall_seconds),
             killed=self._killed,
             victim=self._victim() if usage.oom_kills else None,
+            by_own_limit=self._meter.by_own_limit,
         )
 
     def _completed(self, usage: Usage) -> Usage:
@@ -331,7 +340,7 @@ class Job:
     def _victim(self) -> Victim | None:
         from sdbox import kmsg
 
-        return kmsg.last_victim(self.plan.cgroup, since=self._started_monotonic)
+        return kmsg.last_victim(self.plan.tree, since=self._started_monotonic)
 
     async def _timed_out(self, status: int | None, wall_seconds: float) -> bool:
         """Tell whether the manager has stopped the unit for its RuntimeMaxSec=."""
@@ -346,6 +355,8 @@ class Job:
 
     def _close(self) -> None:
         self._report.close()
+        if self._door is not None:
+            self._door.close()
         self._placed.close()
         if self._payload >= 0:
             os.close(self._payload)

@@ -108,7 +108,12 @@ async def _reach(endpoint: Endpoint) -> Reached:
         endpoint.check()
         return await Bus.connect(f"unix:path={endpoint.bus_socket}", timeout=_CALL_SECONDS)
 
-    manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS)
+    if endpoint.kind == "nested":
+        from sdbox import inner
+
+        manager: Manager = await inner.connect(endpoint.bus_socket)
+    else:
+        manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS)
     # The journal of another PID namespace knows no process of this one: systemd speaks for it.
     sender = None if endpoint.pid_namespace is None else pid_of(endpoint.pid_namespace)
     return Reached(endpoint=endpoint, manager=manager, journal=Journal(endpoint.journal, sender))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from sdbox.line import Dial
-    from sdbox.properties import UnitProperty
+    from sdbox.properties import OwnSlice, UnitProperty
 
 # Versions of systemd, from its sources at the tags.
 _PIDFDS_SINCE = 255
@@ -138,6 +138,7 @@ class Manager:
         *,
         pids: Sequence[int],
         pidfds: Sequence[int] = (),
+        own_slice: OwnSlice | None = None,
         timeout: float | None = None,
     ) -> None:
         """Start a transient scope with these processes in it; return when its job is done.
@@ -145,12 +146,13 @@ class Manager:
         `pids` are as the manager's PID namespace has them; `pidfds`, of the same processes, are
         used instead where systemd takes them (255). LaunchFailed when systemd could not start
         it. After TimedOut or a cancellation the scope may still come to be, while its processes
-        live. That they are in it is not verified here: see systemd issue 36781.
+        live. `own_slice` is made with it, for it to be in. That
+        they are in it is not verified here: see systemd issue 36781.
         """
         processes, fds = self._processes(pids, pidfds)
         async with self._within(timeout, f"starting {unit}"):
             result = await self._start(
-                unit, properties, [processes], fds, lambda: self._has(unit, pids[0])
+                unit, properties, [processes], fds, lambda: self._has(unit, pids[0]), own_slice
             )
         if result != "done":
             raise LaunchFailed(f"{unit}: systemd's job ended as {result}", hint=_hint(result, unit))
@@ -162,6 +164,7 @@ class Manager:
         *,
         command: Sequence[str],
         stdin: int,
+        own_slice: OwnSlice | None = None,
         timeout: float | None = None,
     ) -> None:
         """Start a transient service that runs a command; return when its job is done.
@@ -179,7 +182,7 @@ class Manager:
         ]
         async with self._within(timeout, f"starting {unit}"):
             result = await self._start(
-                unit, properties, own, [stdin], lambda: self._executes(unit, words)
+                unit, properties, own, [stdin], lambda: self._executes(unit, words), own_slice
             )
             status = 0
             if result != "done":
@@ -302,6 +305,9 @@ class Manager:
         with _unless(NO_SUCH_UNIT):
             await self.kill(unit, signal.SIGKILL)
         try:
+            if unit.endswith(".slice"):
+                # Which is active without a process, and no systemd since 256 stops it frozen.
+                await self.stop(unit, timeout=_KILL_AGAIN_SECONDS)
             await self.wait_removed(unit, timeout=_KILL_AGAIN_SECONDS)
         except TimedOut:
             return False
@@ -326,16 +332,16 @@ class Manager:
         others: Sequence[tuple[str, Any]],
         fds: Sequence[int],
         is_ours: Callable[[], Awaitable[bool]],
+        own_slice: OwnSlice | None,
     ) -> str:
-        """The result of systemd's job to start a transient unit."""
-        array = [(p.name, variant(p.signature, p.value)) for p in properties]
-        # A unit that failed would stay loaded, and block its name.
-        array += [("CollectMode", variant("s", "inactive-or-failed")), *others]
+        """The result of systemd's job to start a transient unit, and before it the slice for it."""
+        array = [*_transient(properties), *others]
+        slices = [(own_slice.name, _transient(own_slice.properties))] if own_slice else []
         lost = False
         while True:
             try:
                 result = await self._job(
-                    "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", array, (), fds=fds
+                    "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", array, slices, fds=fds
                 )
             except ManagerRefused as error:
                 # Whether the unit is what was asked for before: then the answer was lost, not
@@ -414,6 +420,12 @@ class Manager:
 
     def _within(self, timeout: float | None, what: str) -> AbstractAsyncContextManager[None]:
         return loop.within(timeout or self._systemd.timeout, what)
+
+
+def _transient(properties: Sequence[UnitProperty]) -> list[tuple[str, Any]]:
+    # A unit that failed would stay loaded, and block its name.
+    collect = ("CollectMode", variant("s", "inactive-or-failed"))
+    return [*((p.name, variant(p.signature, p.value)) for p in properties), collect]
 
 
 def unit_path(unit: str) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import select
 
 from sdbox.errors import LaunchFailed, SdboxError
+
+# ioctl_ns(2)
+_NS_GET_PARENT = 0xB702
 
 
 def pid_of(pidfd: int) -> int:
@@ -33,3 +38,45 @@ def has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def pid_in(namespace: int | None, pidfd: int) -> int:
+    """Return the PID that a process has in the PID namespace of another one, right below this.
+
+    `namespace` is a descriptor of that other process; None is for this one's own. Raises
+    LaunchFailed for a process that is not in there.
+    """
+    pids = _pids_of(pidfd)
+    if namespace is None:
+        return pids[0]
+    if len(pids) < 2 or _namespace_below(pids) != _namespace_of(pid_of(namespace)):
+        raise LaunchFailed(f"PID {pids[0]} is not in the manager's PID namespace")
+    return pids[1]
+
+
+def _pids_of(pidfd: int) -> list[int]:
+    """Return the PIDs that a process has here, in the namespace below, and so on."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("NSpid:"):
+                return [int(word) for word in line.split()[1:]]
+    raise LaunchFailed(
+        "/proc shows no PIDs for a process", hint="Mount /proc of this PID namespace"
+    )
+
+
+def _namespace_of(pid: int) -> int:
+    return os.stat(f"/proc/{pid}/ns/pid").st_ino
+
+
+def _namespace_below(pids: list[int]) -> int:
+    """Return the number of the namespace right below this one, above or of a process in it."""
+    fd = os.open(f"/proc/{pids[0]}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for _ in pids[2:]:
+            above = fcntl.ioctl(fd, _NS_GET_PARENT)
+            os.close(fd)
+            fd = above
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)

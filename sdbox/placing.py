@@ -99,7 +99,7 @@ async def _undo(connection: Connection, plan: Plan, task: asyncio.Task[None]) ->
 
 
 async def verified(connection: Connection, plan: Plan, init_pid: int) -> Cgroup | None:
-    """Return the unit's cgroup, if init is in it and systemd knows of it."""
+    """Return the job's cgroup, if init is in it and systemd knows of its unit."""
     cgroup = _open_cgroup(connection.endpoint, plan)
     if cgroup is None:
         return None
@@ -114,7 +114,7 @@ async def verified(connection: Connection, plan: Plan, init_pid: int) -> Cgroup 
 
 def _open_cgroup(endpoint: Endpoint, plan: Plan) -> Cgroup | None:
     with contextlib.suppress(SdboxError):
-        return Cgroup.open(endpoint.cgroup_root + plan.cgroup)
+        return Cgroup.open(endpoint.cgroup_root + plan.tree)
     return None
 
 
@@ -133,4 +133,4 @@ async def is_active(connection: Connection, plan: Plan) -> bool:
 async def destroy(connection: Connection, plan: Plan) -> None:
     """Leave nothing of a unit of ours, in a launch that fails anyway."""
     with contextlib.suppress(SdboxError):
-        await connection.manager.destroy(plan.unit)
+        await connection.manager.destroy(plan.whole)

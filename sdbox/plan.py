@@ -5,13 +5,15 @@ A plan is made by `sdbox.planner`, which may be another process's work: see `to_
 
 from __future__ import annotations
 
+import os
+
 from sdbox.errors import Unenforceable
-from sdbox.properties import CgroupFile, UnitProperty
+from sdbox.properties import CgroupFile, OwnSlice, UnitProperty
 from sdbox.record import record, values_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from sdbox.properties import UnitType
@@ -30,7 +32,8 @@ class Plan:
     `needs` the systemd version that a directive needs, `watched` the limits that are kept by
     watching. Limits are None where there are none; `spec` is init's part (see sdbox.spec); `cpus`
     are those that were assigned to the job, `programs` what has to be attached to the cgroup
-    (see sdbox.bpf), and `scratch` is its scratch directory.
+    (see sdbox.bpf), and `scratch` is its scratch directory. A job that others may be
+    started inside of has a slice to itself: its limits and `files` are those of that one.
     """
 
     job: str
@@ -54,6 +57,22 @@ class Plan:
     cpus: tuple[int, ...] | None = None
     programs: tuple[str, ...] = ()
     scratch: str | None = None
+    own_slice: OwnSlice | None = None
+
+    @property
+    def whole(self) -> str:
+        """The unit that has all of the job in it: what is frozen, killed and measured."""
+        return self.own_slice.name if self.own_slice else self.unit
+
+    @property
+    def only(self) -> str | None:
+        """The one unit that its supervisor has to do with, where that is the only one."""
+        return None if self.own_slice else self.unit
+
+    @property
+    def tree(self) -> str:
+        """The cgroup of that."""
+        return os.path.dirname(self.cgroup) if self.own_slice else self.cgroup
 
     @property
     def ends_when_out_of_memory(self) -> bool:
@@ -63,7 +82,9 @@ class Plan:
     def to_plain(self) -> dict[str, Any]:
         """Return the plan, but for `spec`, as marshal can carry it."""
         return values_of(self) | {
-            "properties": [tuple(values_of(entry).values()) for entry in self.properties],
+            "properties": _plain(self.properties),
+            "own_slice": self.own_slice
+            and (self.own_slice.name, _plain(self.own_slice.properties)),
             "files": [tuple(values_of(entry).values()) for entry in self.files],
             "spec": {},
         }
@@ -71,12 +92,24 @@ class Plan:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Plan:
         """Return the plan that `to_plain` described."""
-        properties = tuple(
-            UnitProperty(name=name, signature=signature, value=value, since=since)
-            for name, signature, value, since in plain["properties"]
+        own_slice = plain["own_slice"] and OwnSlice(
+            name=plain["own_slice"][0], properties=_from_plain(plain["own_slice"][1])
         )
         files = tuple(CgroupFile(name=name, contents=text) for name, text in plain["files"])
-        return cls(**{**plain, "properties": properties, "files": files})
+        properties = _from_plain(plain["properties"])
+        given = {"properties": properties, "files": files, "own_slice": own_slice}
+        return cls(**{**plain, **given})
+
+
+def _plain(properties: Sequence[UnitProperty]) -> list[tuple[Any, ...]]:
+    return [tuple(values_of(entry).values()) for entry in properties]
+
+
+def _from_plain(plain: Sequence[tuple[Any, ...]]) -> tuple[UnitProperty, ...]:
+    return tuple(
+        UnitProperty(name=name, signature=signature, value=value, since=since)
+        for name, signature, value, since in plain
+    )
 
 
 def properties_for(plan: Plan, systemd_version: int) -> tuple[UnitProperty, ...]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from sdbox import privileges, scratch
+from sdbox import nesting, privileges, scratch
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.messages import one_line
 from sdbox.plan import Plan
+from sdbox.properties import UnitProperty
 from sdbox.record import record
 from sdbox.spec import make_spec
 from sdbox.values import INFINITY
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
     from sdbox.devices import Rule
     from sdbox.directives import Directive
     from sdbox.host import Host
-    from sdbox.properties import CgroupFile, UnitProperty, UnitType
+    from sdbox.properties import CgroupFile, UnitType
     from sdbox.result import Enforcement
     from sdbox.users import Credentials
     from sdbox.values import Percent
 
-SLICE = "sdbox.slice"
 # systemd.unit(5), without what the shell or a path would trip over.
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.-")
 _ID_LONGEST = 200
@@ -74,6 +74,8 @@ def make_plan(
     host, see sdbox.protection.
     """
     check_id(job)
+    own_name, job = job, host.prefix + job
+    check_id(job)
     # What is asked for must be kept; what only follows from it is kept where it can be.
     asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
     enforcement = {name: _kept(name, value, host) for name, value in _items(asked)}
@@ -90,16 +92,24 @@ def make_plan(
     kept |= _opened(devices, kept)
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"
+    above = nesting.slice_for(kept.get("Slice"), job, unit_type, host)
+    properties = _properties({"Description": _description(job, command), **kept}, unit_type)
+    own = None
+    if kept.get("Nestable"):
+        own, properties = nesting.divided(
+            nesting.own_slice(above, own_name), job, _properties(kept, "scope"), properties
+        )
+    within = own.name if own else above
     return Plan(
         job=job,
         unit=unit,
         unit_type=unit_type,
-        cgroup=f"{slice_path(kept.get('Slice', SLICE))}/{unit}",
+        cgroup=f"{nesting.slice_path(within)}/{unit}",
         manager=host.manager,
         command=tuple(command),
         box=box.to_json(),
         enforcement=enforcement,
-        properties=_properties(job, command, kept, unit_type),
+        properties=(UnitProperty(name="Slice", signature="s", value=within), *properties),
         files=tuple(file for name, value in controlled.items() for file in _files(name, value)),
         needs={n: DIRECTIVES[n].needs_version(value, unit_type) for n, value in _items(box)},
         watched={name: int(v) for name, v in kept.items() if enforcement.get(name) == "watch"},
@@ -124,6 +134,7 @@ def make_plan(
         cpus=cpus,
         programs=_programs(kept),
         scratch=kept.get("ScratchDirectory"),
+        own_slice=own,
     )
 
 
@@ -170,14 +181,6 @@ def _cpus(quota: Percent | None) -> float | None:
     return None if quota is None else quota.permyriad / 10_000
 
 
-def slice_path(name: str) -> str:
-    """Return the cgroup of a slice: `a-b.slice` is in `a.slice` (systemd.slice(5))."""
-    if name == "-.slice":
-        return ""
-    levels = name.removesuffix(".slice").split("-")
-    return "".join(f"/{'-'.join(levels[:n])}.slice" for n in range(1, len(levels) + 1))
-
-
 def new_id() -> str:
     """Return an id for a job, unique on any machine."""
     return os.urandom(6).hex()
@@ -221,16 +224,14 @@ def _kept(name: str, value: Any, host: Host) -> Enforcement:
     return kept_by
 
 
-def _properties(
-    job: str, command: Sequence[str], directives: Mapping[str, Any], unit_type: UnitType
-) -> tuple[UnitProperty, ...]:
-    values = {"Slice": SLICE, "Description": _description(job, command), **directives}
-    return tuple(
+def _properties(directives: Mapping[str, Any], unit_type: UnitType) -> list[UnitProperty]:
+    """Return what the unit is told of the directives, but for its slice."""
+    return [
         unit_property
-        for name, value in values.items()
-        if (to_properties := DIRECTIVES[name].properties(unit_type)) is not None
+        for name, value in directives.items()
+        if name != "Slice" and (to_properties := DIRECTIVES[name].properties(unit_type)) is not None
         for unit_property in to_properties(value)
-    )
+    ]
 
 
 def _files(name: str, value: Any) -> tuple[CgroupFile, ...]:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdbox.errors import InvalidDirective
-from sdbox.planner import SLICE, Caller, make_plan, slice_path
+from sdbox.errors import InvalidDirective, Unenforceable
+from sdbox.nesting import slice_path
+from sdbox.planner import Caller, make_plan
 from sdbox.privileges import CALL_FILTERS
 from sdbox.users import look_up
 
@@ -166,6 +167,11 @@ async def assigned(endpoint: Endpoint, box: Box, *, seconds: float = 0.0) -> Cla
     request = box.directives.get("AssignedCPUs")
     if request is None:
         return None
+    if endpoint.kind == "nested":
+        raise Unenforceable(
+            "AssignedCPUs: inside of a box there are no others to have than the box's own",
+            hint="Assign them to the box, and give --cpu-affinity in it",
+        )
     from sdbox import cpus
 
     return await cpus.claim(request, _usable(endpoint, box), seconds=seconds)
@@ -175,7 +181,7 @@ def _usable(endpoint: Endpoint, box: Box) -> frozenset[int]:
     from sdbox.cpus import usable
 
     given = box.directives
-    place = endpoint.cgroup_root + slice_path(given.get("Slice", SLICE))
+    place = endpoint.cgroup_root + slice_path(given.get("Slice", endpoint.slice))
     return usable(place, given.get("AllowedCPUs"), given.get("CPUAffinity"))
 
 

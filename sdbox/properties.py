@@ -25,6 +25,14 @@ class UnitProperty:
 
 
 @record
+class OwnSlice:
+    """The slice that a nestable job has for itself, and its properties."""
+
+    name: str
+    properties: tuple[UnitProperty, ...]
+
+
+@record
 class CgroupFile:
     """A file of the unit's cgroup and what it holds once the kernel keeps the directive."""
 

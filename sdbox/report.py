@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from sdbox.init import wire
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
     from collections.abc import Callable
     from typing import Any
 
@@ -37,6 +37,8 @@ class Report:
         self.born: asyncio.Future[list[int]] = self._loop.create_future()
         self.started: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[int | None] = self._loop.create_future()
+        # Where those who are inside of a nestable box will knock.
+        self.listener: socket.socket | None = None
         # Whoever gives up on a launch for another reason does not ask how this came out.
         self.born.add_done_callback(_retrieve)
         self.started.add_done_callback(_retrieve)
@@ -78,6 +80,8 @@ class Report:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
+        if self.listener is not None:
+            self.listener.close()
 
     def _on_message(self) -> None:
         # A payload that got hold of init can write anything here; it ends its own job by it.
@@ -95,6 +99,11 @@ class Report:
         if self.born.done() or not fds:
             raise ValueError("born, again or without a descriptor")
         self.born.set_result(fds)
+
+    def _on_listening(self, fields: list[bytes], fds: list[int]) -> None:
+        if self.listener is not None or self.started.done() or len(fds) != 1:
+            raise ValueError("listening, again, late, or without a descriptor")
+        self.listener = socket.socket(fileno=fds[0])
 
     def _on_started(self, fields: list[bytes], fds: list[int]) -> None:
         if self.started.done() or len(fds) != 1:
@@ -146,6 +155,7 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 _MESSAGES = {
     b"born": Report._on_born,
+    b"listening": Report._on_listening,
     b"started": Report._on_started,
     b"stopped": Report._on_stopped,
     b"continued": Report._on_continued,

@@ -44,4 +44,6 @@ async def place(connection: Connection, launch: Launch) -> Placed:
 async def _request(connection: Connection, plan: Plan, inner_pid: int, pidfd: int) -> None:
     manager = connection.manager
     properties = properties_for(plan, manager.version)
-    await manager.start_scope(plan.unit, properties, pids=[inner_pid], pidfds=[pidfd])
+    await manager.start_scope(
+        plan.unit, properties, pids=[inner_pid], pidfds=[pidfd], own_slice=plan.own_slice
+    )

@@ -62,6 +62,7 @@ async def _request(connection: Connection, plan: Plan, handed: int) -> None:
         (*properties_for(plan, manager.version), *_OWN_PROPERTIES),
         command=[sys.executable, "-I", "-S", "-c", _PROGRAM.format(root=_PACKAGE)],
         stdin=handed,
+        own_slice=plan.own_slice,
     )
 
 

@@ -9,6 +9,7 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     private_pids         bool
     terminal             bool: stdin is a terminal that is to be the session's own
     enter                CLONE_NEW… flags: the caller's namespaces, where init was born in others
+    nestable             bool: there is a way to the supervisor in it, for boxes inside
     namespaces           CLONE_NEW… flags of those to be made
     root_directory       path or None
     secure_root          bool: only if nobody but root can have put that path there
@@ -77,6 +78,7 @@ def make_spec(
         "private_pids": bool(directives.get("PrivatePIDs")),
         "terminal": False,
         "enter": _entered(directives) if unit_type == "service" else 0,
+        "nestable": bool(directives.get("Nestable")),
         "namespaces": _namespaces(directives, [*mounts, *protections], unit_type),
         "root_directory": directives.get("RootDirectory"),
         "secure_root": secure_root,
@@ -112,7 +114,8 @@ _NAMESPACES = {"PrivateNetwork": syscalls.CLONE_NEWNET, "PrivateIPC": syscalls.C
 def _namespaces(
     directives: Mapping[str, Any], mounts: Sequence[object], unit_type: UnitType
 ) -> int:
-    flags = syscalls.CLONE_NEWNS if mounts or "RootDirectory" in directives else 0
+    own_mounts = mounts or "RootDirectory" in directives or directives.get("Nestable")
+    flags = syscalls.CLONE_NEWNS if own_mounts else 0
     made = (f for name, f in _NAMESPACES.items() if _is_inits(name, directives, unit_type))
     return sum(made, flags)
 

@@ -26,12 +26,21 @@ _SAMPLE_SECONDS = 1.0
 class Meter:
     """Reads a job's usage now and then, when memory runs out, and at the end.
 
-    `measured_peak` returns the peak in bytes that a watch has seen, where one measures.
+    `measured_peak` returns the peak in bytes that a watch has seen, where one measures;
+    `on_oom_kill` is called when the kernel has killed something for memory. `by_own_limit` is
+    whether that was for the job's own limit.
     """
 
-    def __init__(self, cgroup: Cgroup, measured_peak: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        cgroup: Cgroup,
+        measured_peak: Callable[[], int | None],
+        on_oom_kill: Callable[[], object] = lambda: None,
+    ) -> None:
         self._cgroup = cgroup
         self._measured_peak = measured_peak
+        self._on_oom_kill = on_oom_kill
+        self.by_own_limit = True
         self._sampled_peak: int | None = None
         self._last = Usage()
         self._first_limit = self._limit = cgroup.read("memory.max")
@@ -61,6 +70,9 @@ class Meter:
         usage = replaced(usage, memory_peak_bytes=self._own_peak(usage))
         known = {name: value for name, value in values_of(usage).items() if value is not None}
         self._last = replaced(self._last, **known)
+        if usage.oom_kills:
+            self.by_own_limit = self._cgroup.kept_own_memory_limit() is not False
+            self._on_oom_kill()
         return self._last
 
     def _sample_own_memory(self) -> None:

@@ -22,6 +22,7 @@ from sdbox.groups import job_of
 from sdbox.host import host_at
 from sdbox.memo import recall, rewrite
 from sdbox.memory import process_name
+from sdbox.nesting import UNITS_OWN
 from sdbox.record import record, replaced, values_of
 from sdbox.systemd import FROZEN_BY_PARENT, NO_SUCH_UNIT, UNIT_BUSY, UNIT_INACTIVE
 from sdbox.values import INFINITY
@@ -58,6 +59,16 @@ class Target:
     root: str
     directory: str
     journal: Journal
+
+    @property
+    def whole(self) -> str:
+        """The unit that has all of the job in it: its own slice, where it has one."""
+        name = os.path.basename(self.directory)
+        return name if name.endswith(".slice") else self.unit
+
+    def taken_by(self, property_name: str) -> str:
+        """The one of its units that has a property."""
+        return self.unit if property_name in UNITS_OWN else self.whole
 
     def tell(self, event: Callable[[str, str], Fields]) -> None:
         """Have the journal know of it."""
@@ -117,7 +128,7 @@ async def _freezer(
     wanted: str,
 ) -> None:
     try:
-        await verb(target.unit, timeout=seconds)
+        await verb(target.whole, timeout=seconds)
     except TimedOut:
         raise _stuck(target, f"not {wanted} after {seconds:g} s") from None
     except ManagerRefused as error:
@@ -129,14 +140,14 @@ async def _freezer(
 async def send(target: Target, number: int) -> None:
     """Send a signal to every process of a job. Raises ManagerRefused."""
     with _ended(target):
-        await target.manager.kill(target.unit, number)
+        await target.manager.kill(target.whole, number)
 
 
 async def kill(target: Target, *, timeout: float = KILL_SECONDS) -> None:
     """Freeze a job, SIGKILL all of it, and return when it is gone: nothing gets away."""
     target.tell(events.killed)
     try:
-        await target.manager.destroy(target.unit, timeout=timeout)
+        await target.manager.destroy(target.whole, timeout=timeout)
     except TimedOut:
         raise _stuck(target, f"not dead after {timeout:g} s") from None
 
@@ -148,7 +159,7 @@ async def stop(target: Target) -> None:
     # Once to end when asked, and once to die when killed.
     seconds = _LONGEST_SECONDS if usec == INFINITY else 2 * usec / 1e6 + KILL_SECONDS
     try:
-        await target.manager.stop(target.unit, timeout=min(seconds, _LONGEST_SECONDS))
+        await target.manager.stop(target.whole, timeout=min(seconds, _LONGEST_SECONDS))
     except TimedOut:
         raise _stuck(target, f"not stopped after {seconds:g} s") from None
 
@@ -159,7 +170,7 @@ async def wait(target: Target) -> dict[str, Any] | None:
         report = await report_of(cgroup)
     # systemd forgets a unit a moment after its cgroup.
     with contextlib.suppress(ManagerUnavailable, TimedOut):
-        await target.manager.wait_removed(target.unit)
+        await target.manager.wait_removed(target.whole)
     return report
 
 
@@ -171,7 +182,10 @@ async def set_property(target: Target, change: Box) -> None:
         version = target.manager.version
         made = make_change(change, box, host_at(target.kind, target.root), version)
         with _ended(target):
-            await target.manager.set_properties(target.unit, made.properties)
+            for unit in dict.fromkeys((target.unit, target.whole)):
+                properties = [p for p in made.properties if target.taken_by(p.name) == unit]
+                if properties:
+                    await target.manager.set_properties(unit, properties)
         for file in made.files:
             _read_back(target.unit, cgroup, file)
         if memo is not None:

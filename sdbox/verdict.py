@@ -21,7 +21,8 @@ class Ending:
     """What was seen. `status` is that of wait(2), or None where init vanished; times in seconds.
 
     Init blocks every signal, so that only SIGKILL ends it, and the payload goes with it.
-    `victim` is whom the kernel killed for memory, if that is known.
+    `victim` is whom the kernel killed for memory, if that is known, and `by_own_limit` whether it
+    was for the job's own limit, not for one around it.
     """
 
     status: int | None
@@ -32,6 +33,7 @@ class Ending:
     timed_out: bool = False
     killed: bool = False
     victim: Victim | None = None
+    by_own_limit: bool = True
 
 
 def result(plan: Plan, ending: Ending, usage: Usage) -> Result:
@@ -106,7 +108,7 @@ def _reason(
 def _out_of_memory(plan: Plan, ending: Ending, usage: Usage) -> str:
     limit = plan.memory_limit_bytes
     message = "Job was out of memory, though not by a limit of its own."
-    if limit is not None:
+    if limit is not None and ending.by_own_limit:
         message = memory_message(limit, usage.memory_peak_bytes)
     victim = ending.victim
     if victim is None:

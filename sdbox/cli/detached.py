@@ -125,7 +125,7 @@ def _write(files: Files, result: Result) -> None:
 async def _see_through(
     control: socket.socket, plan: Plan, endpoint: Endpoint, helper: Helper, files: Files
 ) -> Result:
-    connection = await connect(endpoint, helper, only=plan.unit)
+    connection = await connect(endpoint, helper, only=plan.only)
     try:
         job = await execute(connection, _begun(helper, plan, files))
         await _tell_started(control, job)

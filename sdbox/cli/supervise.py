@@ -154,7 +154,7 @@ async def _account(
 
 
 async def _see_through(launch: Launch, endpoint: Endpoint, helper: Helper, front: Front) -> Result:
-    connection = await connect(endpoint, helper, only=launch.plan.unit)
+    connection = await connect(endpoint, helper, only=launch.plan.only)
     try:
         job = await execute(connection, launch)
         streams.let_go()

@@ -3,6 +3,7 @@
 It tells the supervisor by messages what becomes of the payload:
 
     error STEP PATH ERRNO     the payload was not started
+    listening                 with a socket through which those inside will ask for boxes
     started PID               with a process file descriptor of the payload
     stopped NUMBER, continued it was, as by ^Z and fg
     exited STATUS             the status of wait(2)
@@ -104,10 +105,20 @@ class Init:
                 self.spec["root_directory"],
                 self.spec["mounts"],
                 self.directories,
+                others=self._door() if self.spec["nestable"] else (),
                 secure_root=self.spec["secure_root"],
                 ephemeral=self.spec["ephemeral"],
                 protections=self.spec["protections"],
             )
+
+    def _door(self) -> tuple[tuple[str, int], ...]:
+        """Make the way to the supervisor from inside a nestable box, which is at its other end."""
+        from sdbox.init import nest
+
+        listener, mount = nest.listen()
+        tell(self.report, "listening", fds=(listener.fileno(),))
+        listener.close()
+        return ((nest.DIRECTORY, mount),)
 
     def _wait_for_release(self) -> None:
         """Block until the supervisor says that this process is in its unit."""

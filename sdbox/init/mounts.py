@@ -36,13 +36,15 @@ def mount_all(
     mounts: Iterable[Mount],
     private_directories: Mapping[str, str],
     *,
+    others: Iterable[tuple[str, int]] = (),
     secure_root: bool = False,
     ephemeral: bool = False,
     protections: Iterable[tuple[str, str, bool]] = (),
 ) -> None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
-    `private_directories` are the paths of the box's own directories, by destination. `secure_root`
+    `private_directories` are the paths of the box's own directories, by destination; `others` are
+    detached mounts, which come last. `secure_root`
     refuses a root that others than root could have put there; an `ephemeral` one is not changed by
     what is written to it, which is kept in the private directory for / or in memory. `protections`
     are carried out when all is mounted.
@@ -58,6 +60,7 @@ def mount_all(
         secure=secure_root,
         layer=private_directories.get("/") if ephemeral else "",
     )
+    trees += [(("Nestable", destination, {}), tree) for destination, tree in others]
     _attach_all(root, trees)
     if protections:
         protect(root, protections)

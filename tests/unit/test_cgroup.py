@@ -38,6 +38,25 @@ def cgroup(tmp_path: Path) -> Iterator[Cgroup]:
         yield cgroup
 
 
+@pytest.mark.parametrize(
+    ("local", "name", "kills", "own"),
+    [
+        ("oom 1\noom_kill 2\n", "x.scope", 2, True),
+        ("oom 0\noom_kill 2\n", "x.scope", 2, False),
+        # In a slice it is those below that are killed: for its limit, or for theirs.
+        ("oom 1\noom_kill 0\n", "x.slice", 7, True),
+        ("oom 0\noom_kill 0\n", "x.slice", 0, False),
+    ],
+)
+def test_whose_limit_it_was(tmp_path: Path, local: str, name: str, kills: int, own: bool) -> None:
+    place = tmp_path / name
+    place.mkdir()
+    (place / "memory.events").write_text(FILES["memory.events"])
+    (place / "memory.events.local").write_text(local)
+    with Cgroup.open(str(place)) as cgroup:
+        assert (cgroup.usage().oom_kills, cgroup.kept_own_memory_limit()) == (kills, own)
+
+
 def test_read(cgroup: Cgroup) -> None:
     assert cgroup.read("memory.max") == "max"
     assert cgroup.read("memory.none") is None

@@ -288,6 +288,7 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
     "LimitAS": [("4G:16G", ResourceLimit(soft=2**32, hard=2**34), "4294967296:17179869184")],
     "LimitCORE": [("0", ResourceLimit(soft=0, hard=0), "0")],
     "Slice": [("batch-night.slice", "batch-night.slice", "batch-night.slice")],
+    "Nestable": [("on", True, "yes")],
     "Description": [("a  b %n $x", "a  b %n $x", "a  b %n $x")],
 }
 EXAMPLES |= {

@@ -25,12 +25,14 @@ PACKAGE = Path(str(sdbox.__file__)).parent
 LAYERS = {
     "init": ["init."],
     "pure": [
+        "bounds", "nesting",
         "addresses", "box", "callfilter", "capabilities", "change", "devices", "directives",
         "errors", "events", "filesystems", "jsontext", "messages", "names", "plan", "planner",
         "privileges", "properties", "protection", "quantities", "quoting", "record", "result",
         "scratch", "spec", "syntax", "translate", "values", "verdict",
     ],
     "systems": [
+        "around", "door", "inner", "visitor",
         "bpf", "bus", "cgroup", "config", "cpus", "dial", "disk", "embedded.", "ending", "gpus",
         "groups", "helper", "host", "inotify", "journal", "kmsg", "line", "loop", "manager",
         "memo", "memory", "nodes", "output", "pidfd", "plot", "report", "roots", "seccomp",

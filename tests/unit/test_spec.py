@@ -80,6 +80,7 @@ def test_an_empty_box() -> None:
         "private_pids": False,
         "terminal": False,
         "enter": 0,
+        "nestable": False,
         "namespaces": 0,
         "root_directory": None,
         "secure_root": False,

@@ -93,6 +93,10 @@ TABLE: dict[str, Row] = {
         LIMITED, ending(KILL, victim=PYTHON), KILLS,
         "memory", f"{OVER_MEMORY} The kernel killed python3 (PID 42, 300 megabytes).", None, KILL,
     ),
+    "it was the limit of a box around": (
+        LIMITED, replaced(ending(KILL), by_own_limit=False), KILLS,
+        "memory", "Job was out of memory, though not by a limit of its own.", None, KILL,
+    ),
     "no peak is known": (
         LIMITED, ending(KILL), Usage(oom_kills=2),
         "memory", "Job has gone over memory limit of 64 megabytes.", None, KILL,
