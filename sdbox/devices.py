@@ -39,9 +39,17 @@ class Numbers:
             and self.minor in (None, other.minor)
         )
 
-    def place(self) -> str:
-        """A node of these numbers as systemd takes it, which looks at no file for it."""
-        return f"/dev/{'block' if self.block else 'char'}/{self.major}:{self.minor}"
+    def __str__(self) -> str:
+        """As systemd takes it, which looks at no file for it."""
+        kind = "block" if self.block else "char"
+        if self.minor is not None:
+            return f"/dev/{kind}/{self.major}:{self.minor}"
+        return f"{kind}-{'*' if self.major is None else self.major}"
+
+    @property
+    def possible(self) -> bool:
+        """Whether the kernel has such numbers, of 12 and 20 bits."""
+        return (self.major or 0) < 1 << 12 and (self.minor or 0) < 1 << 20
 
 
 def rule(raw: Any) -> Rule:
@@ -60,6 +68,8 @@ def _fields(text: str) -> tuple[str, str]:
 def _place(text: str) -> str:
     if any(c in WHITESPACE for c in text) or not text.isprintable():
         raise Refused("has a blank in it", "Give /dev/char/MAJOR:MINOR, or /dev/block/…")
+    if "\\" in text:
+        raise Refused("has a backslash in it", "Give /dev/char/MAJOR:MINOR, or /dev/block/…")
     if text.startswith(_GROUPS) and text not in _GROUPS and "/" not in text:
         return text
     if not text.startswith("/dev/"):
@@ -82,7 +92,10 @@ def format_rules(rules: Iterable[Rule]) -> list[str]:
 
 
 def group(name: str, known: str) -> list[Numbers]:
-    """The numbers of a group, with what /proc/devices says; none where it knows of no such."""
+    """The numbers of a group, with what /proc/devices says; none where it knows of no such.
+
+    The name is a pattern of the shell's.
+    """
     from fnmatch import fnmatchcase
 
     kind, _, pattern = name.partition("-")
@@ -90,11 +103,19 @@ def group(name: str, known: str) -> list[Numbers]:
     if pattern == "*":
         return [Numbers(block=block)]
     if pattern.isascii() and pattern.isdecimal():
-        return [Numbers(block=block, major=int(pattern))]
+        # To systemd 010 is octal.
+        numbers = Numbers(block=block, major=int(pattern))
+        return [numbers] if str(numbers) == name and numbers.possible else []
+    # To Python's fnmatch ^ is a character as any other.
+    pattern = pattern.replace("[^", "[!")
     majors = (line.split(maxsplit=1) for line in _section(known, block=block))
-    return [
-        Numbers(block=block, major=int(n)) for n, driver in majors if fnmatchcase(driver, pattern)
-    ]
+    return list(
+        dict.fromkeys(
+            Numbers(block=block, major=int(number))
+            for number, driver in majors
+            if fnmatchcase(driver, pattern)
+        )
+    )
 
 
 def _section(known: str, *, block: bool) -> list[str]:

@@ -33,14 +33,14 @@ def resolve(
     Raises Unenforceable, and InvalidDirective where a rule lets in a GPU that is not asked for.
     """
     if request is None:
-        return _merged(map(_numbered, rules))
+        return _merged(rules)
     there = gpus.find(machine)
     own = gpus.rules(request, there, machine)
     asked = {node for node, _ in own}
     for gpu in there.values():
         for node in set(gpu.nodes) - asked:
             _check_closed(rules, node, request)
-    return _merged(map(_numbered, (*rules, *own)))
+    return _merged((*rules, *own))
 
 
 def _check_closed(rules: Iterable[Rule], node: str, request: GPURequest) -> None:
@@ -53,17 +53,12 @@ def _check_closed(rules: Iterable[Rule], node: str, request: GPURequest) -> None
             )
 
 
-def _numbered(rule: Rule) -> Rule:
-    place, access = rule
-    meant = _meant(place)
-    return (meant[0].place() if place.startswith("/") else place), access
-
-
 def _merged(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """Give each device one rule: of several systemd would take the last one."""
+    """Give each number one rule: of several systemd would take the last one."""
     found: dict[str, str] = {}
     for place, access in rules:
-        found[place] = found.get(place, "") + access
+        for numbers in map(str, _meant(place)):
+            found[numbers] = found.get(numbers, "") + access
     return tuple(
         (place, "".join(c for c in "rwm" if c in access)) for place, access in found.items()
     )
@@ -90,7 +85,7 @@ def look_up(path: str) -> Numbers:
     for above, block in _KINDS.items():
         major, colon, minor = path.removeprefix(above).partition(":")
         if path.startswith(above) and colon and major.isdecimal() and minor.isdecimal():
-            return Numbers(block=block, major=int(major), minor=int(minor))
+            return _checked(Numbers(block=block, major=int(major), minor=int(minor)))
     try:
         status = os.stat(path)
     except OSError as error:
@@ -104,3 +99,12 @@ def look_up(path: str) -> Numbers:
     device = status.st_rdev
     block = stat.S_ISBLK(status.st_mode)
     return Numbers(block=block, major=os.major(device), minor=os.minor(device))
+
+
+def _checked(numbers: Numbers) -> Numbers:
+    if not numbers.possible:
+        raise Unenforceable(
+            f"DeviceAllow: {numbers}: no device can have these numbers",
+            hint="See `ls -l /dev` for those that are there",
+        )
+    return numbers

@@ -340,7 +340,7 @@ CPU_REQUEST = Syntax(
 
 GPU_REQUEST = Syntax(
     word="LIST|none",
-    noun="a list of GPUs",
+    noun="a choice of GPUs",
     hint="Give which, as in 0,2-3, or none",
     parse=names.gpu_request,
     schema=_NUMBER_OR_TEXT,

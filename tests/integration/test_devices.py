@@ -199,6 +199,9 @@ def test_it_is_told_who_keeps_it(sdbox: Sdbox) -> None:
     [
         (["-p", "DeviceAllow=/dev/no-such r"], "DeviceAllow: /dev/no-such: No such file"),
         (["-p", "DeviceAllow=/dev/shm"], "DeviceAllow: /dev/shm: it is no device"),
+        (["-p", "DeviceAllow=/dev/char/4096:0"], "DeviceAllow: /dev/char/4096:0: no device can"),
+        (["-p", "DeviceAllow=/dev/block/7:1048576"], "DeviceAllow: /dev/block/7:1048576: no dev"),
+        (["-p", "DeviceAllow=char-010"], "DeviceAllow: char-010: no such devices"),
         (["-p", "DeviceAllow=char-no-such"], "DeviceAllow: char-no-such: no such devices"),
         (["--gpus=4711"], "GPUs: there is no GPU 4711: this machine has "),
         (["--gpus="], "--gpus: "),
@@ -228,6 +231,9 @@ def test_rules_of_gpus(tmp_path: Path) -> None:
     assert two.rules(0) == {"/dev/char/1:5": "rw", "/dev/char/1:7": "rw"}
     assert two.rules(1) == {"/dev/char/1:9": "rw", "/dev/char/1:7": "rw"}
     # With a device that is asked for besides.
+    # A group is each of its numbers, so that systemd has nothing to look up.
+    groups = two.rules(allow=(("char-pt[s]", "rw"), ("block-*", "r")))
+    assert groups == {"char-136": "rw", "block-*": "r"}
     also = two.rules(0, allow=(("/dev/null", "r"), (str(tmp_path / "nvidia0"), "m")))
     assert also == {"/dev/char/1:3": "r", "/dev/char/1:5": "rwm", "/dev/char/1:7": "rw"}
 

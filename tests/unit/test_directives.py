@@ -641,10 +641,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("DeviceAllow", '"/dev/a b" r', "blank"),
     ("DeviceAllow", "/dev/a\u00a0b", "blank"),
     ("GPUs", "", "or none"),
-    ("GPUs", "none,1", "is not a list of GPUs"),
-    ("GPUs", "-1", "is not a list of GPUs"),
-    ("GPUs", "all", "is not a list of GPUs"),
-    ("GPUs", True, "is not a list of GPUs"),
+    ("GPUs", [0, 1], "as in 0,2-3"),
+    ("DeviceAllow", r"'char-a\\*'", "backslash"),
+    ("GPUs", "none,1", "is not a choice of GPUs"),
+    ("GPUs", "-1", "is not a choice of GPUs"),
+    ("GPUs", "all", "is not a choice of GPUs"),
+    ("GPUs", True, "is not a choice of GPUs"),
 ]  # fmt: skip
 
 

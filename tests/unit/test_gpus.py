@@ -161,6 +161,12 @@ def test_others_come_after_nvidias(tree: Tree) -> None:
         ("char-pts", {136}),
         ("char-nvidia*", {195}),
         ("char-226", {226}),
+        ("char-0226", set()),
+        ("char-0xe2", set()),
+        ("char-4095", {4095}),
+        ("char-4096", set()),
+        ("char-[a-m]*", {1, 226}),
+        ("char-[^a-o/]*", {4, 136}),
         ("block-sd", {8, 65}),
         ("block-*", {None}),
         ("char-sd", set()),
@@ -177,7 +183,9 @@ def test_groups(name: str, majors: set[int | None]) -> None:
 def test_what_numbers_cover() -> None:
     node = Numbers(block=False, major=195, minor=1)
     assert node.covers(node)
-    assert node.place() == "/dev/char/195:1"
+    assert str(node) == "/dev/char/195:1"
+    assert str(Numbers(block=True, major=8)) == "block-8"
+    assert str(Numbers(block=False)) == "char-*"
     assert Numbers(block=False, major=195).covers(node)
     assert Numbers(block=False).covers(node)
     others = (
