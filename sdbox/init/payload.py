@@ -23,8 +23,14 @@ _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _ABOUT_PRIVILEGE = frozenset({"CapabilityBoundingSet", "AmbientCapabilities", "SystemCallFilter"})
 
 
+_proc: int | None = None
+
+
 def prepare(spec: dict[str, Any]) -> None:
-    """Import what the payload's process will need: after the mounts that may be out of reach."""
+    """Get what the payload's process will need: after the mounts that may be out of reach."""
+    global _proc  # noqa: PLW0603 - there is one payload a process
+    if spec["protections"]:
+        _proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if not _ABOUT_PRIVILEGE.isdisjoint(name for name, _ in spec["process"]):
         from sdbox.init import privilege
 
@@ -76,9 +82,16 @@ def _affinity(*, cpus: list[int]) -> None:
 
 
 def _oom_score_adjust(*, value: int) -> None:
-    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0, opener=_open_in_proc) as file:
         if int(file.read()) != value:
             file.write(b"%d" % value)
+
+
+def _open_in_proc(path: str, flags: int) -> int:
+    """Open a file of the /proc that there was before the mounts, which may be read-only."""
+    if _proc is None:
+        return os.open(path, flags)
+    return os.open(path.removeprefix("/proc/"), flags, dir_fd=_proc)
 
 
 def _limit(*, resource_number: int, soft: int, hard: int) -> None:

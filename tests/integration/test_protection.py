@@ -172,6 +172,8 @@ def test_a_path_that_is_not_there_is_named(sdbox: Sdbox, option: str) -> None:
 
 def test_kernel_tunables_are_read_only(sdbox: Sdbox) -> None:
     paths = ["/proc/sys/kernel/printk", "/sys/kernel/uevent_seqnum", "/proc/sysrq-trigger"]
+    if not os.access(paths[0], os.W_OK):
+        pytest.skip("/proc/sys is read-only on this machine")
     assert paths[0] in writable(sdbox, paths)
     assert writable(sdbox, paths, "-pProtectKernelTunables=yes") == []
     size = sdbox.run("-pProtectKernelTunables=yes", "--", "stat", "-c%s", "/proc/kcore")
