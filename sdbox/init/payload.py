@@ -28,7 +28,7 @@ _proc: int | None = None
 
 def prepare(spec: dict[str, Any]) -> None:
     """Get what the payload's process will need: after the mounts that may be out of reach."""
-    global _proc  # noqa: PLW0603 - there is one payload a process
+    global _proc
     if spec["protections"]:
         _proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if not _ABOUT_PRIVILEGE.isdisjoint(name for name, _ in spec["process"]):
