@@ -81,6 +81,8 @@ class Directive:
     """The BPF programs on the cgroup that keep the value, by sdbox.bpf's names."""
     watch: bool = False
     """Whether sdbox can keep it by watching where the controller is not there."""
+    unmanaged: bool = False
+    """Whether sdbox itself keeps what is the unit's, where there is no manager."""
     affinity: bool = False
     """Whether CPU affinity keeps it where the controller is not there."""
     share_of: str = ""
@@ -336,6 +338,7 @@ _TABLE = (
         help="how long the job may take; then it is ended",
         option=Option(flag="--wall"),
         unit=translate.unit_number("RuntimeMaxUSec"),
+        unmanaged=True,
     ),
     Directive(
         name="CPUTimeMaxSec",
@@ -589,6 +592,7 @@ _TABLE = (
         help="the signal that asks it to stop; SIGTERM if not said",
         option=Option(flag="--stop-signal"),
         unit=translate.unit_property("KillSignal", "i"),
+        unmanaged=True,
     ),
     Directive(
         name="TimeoutStopSec",
@@ -597,6 +601,7 @@ _TABLE = (
         help="how long it may take to stop before it is killed",
         option=Option(flag="--stop-timeout"),
         unit=translate.unit_number("TimeoutStopUSec"),
+        unmanaged=True,
     ),
     *(
         Directive(name=f"Limit{name}", syntax=of, section=_PROCESS, help=f"setrlimit(2): {what}")

@@ -8,11 +8,11 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sdbox import bpf, gpus, seccomp
+from sdbox import bpf, gpus, seccomp, usermanager, userns
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import SdboxError
+from sdbox.keeping import OF_ROOT, delegation, keeper
 from sdbox.launcher import Launcher
-from sdbox.planner import keeper
 from sdbox.privileges import CALL_FILTERS
 from sdbox.record import record
 
@@ -38,12 +38,16 @@ _V1 = "/sys/fs/cgroup"
 
 @record
 class Finding:
-    """One thing looked at: is it as it must be, what was seen, and the remedy if not."""
+    """One thing looked at: is it as it should be, what was seen, and the remedy if not.
+
+    `needed`: without it no job can be started.
+    """
 
     name: str
     good: bool
     seen: str
     remedy: str = ""
+    needed: bool = True
 
 
 @record
@@ -66,18 +70,19 @@ class Examination:
     @property
     def good(self) -> bool:
         """Whether jobs can be started here."""
-        return all(finding.good for finding in self.findings)
+        return all(finding.good for finding in self.findings if finding.needed)
 
 
 def examine(choice: Choice) -> Examination:
     """Look at this host. Boots the embedded manager, as a launch would, where that is the one."""
-    findings = (_linux(), _root(), *_namespaces())
+    findings = (_linux(), _user(), *_namespaces(), *(_ordinary() if os.geteuid() else ()))
     try:
         host, version = asyncio.run(_ask(choice))
     except SdboxError as error:
         manager = Finding(name="manager", good=False, seen=error.message, remedy=error.hint)
         return Examination(manager=None, findings=(*findings, manager), directives=())
-    manager = Finding(name="manager", good=True, seen=f"{host.manager}, systemd {version}")
+    known = host.manager if host.manager == "none" else f"{host.manager}, systemd {version}"
+    manager = Finding(name="manager", good=True, seen=known)
     lacking = bpf.missing()
     return Examination(
         manager=host.manager,
@@ -104,9 +109,31 @@ def _linux() -> Finding:
     )
 
 
-def _root() -> Finding:
-    uid = os.geteuid()
-    return Finding(name="user", good=uid == 0, seen=f"uid {uid}", remedy="Run sdbox as root")
+def _user() -> Finding:
+    return Finding(name="user", good=True, seen=f"uid {os.geteuid()}")
+
+
+def _ordinary() -> list[Finding]:
+    """What there is for an ordinary user, for whom not all is."""
+    name = usermanager.user_name()
+    lingers = Path("/var/lib/systemd/linger", name).exists()
+    available = userns.available()
+    return [
+        Finding(
+            name="user namespaces",
+            good=available,
+            seen="for all that isolates" if available else "none, and so nothing that isolates",
+            remedy=userns.remedy(),
+            needed=False,
+        ),
+        Finding(
+            name="linger",
+            good=lingers,
+            seen="yes" if lingers else "no: this user's systemd ends with the last session",
+            remedy=f"As root: `loginctl enable-linger {name}`",
+            needed=False,
+        ),
+    ]
 
 
 def _namespaces() -> list[Finding]:
@@ -135,21 +162,35 @@ def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Ke
     if directive.since > version:
         remedy = f"systemd {directive.since} or newer sets it on a scope"
         return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
-    if directive.programs is not None and lacking:
+    ordinary = host.manager in ("user", "none")
+    if directive.programs is not None and lacking and not ordinary:
         remedy = f"{lacking}. {bpf.REMEDY}"
         return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
     if directive.name in CALL_FILTERS and (lack := seccomp.unavailable()):
         return Keeping(directive=directive.name, kept_by="refused", remedy=lack.hint)
+    if os.geteuid() != 0 and directive.name in OF_ROOT:
+        return Keeping(directive=directive.name, kept_by="refused", remedy="only root may")
     kept_by = keeper(directive, host)
     lacks_controller = bool(directive.controller) and kept_by in (None, "affinity", "watch")
     return Keeping(
         directive=directive.name,
         kept_by=kept_by or "refused",
-        remedy=_remedy(directive.controller or "") if lacks_controller else "",
+        remedy=_remedy(directive, host) if lacks_controller else "",
     )
 
 
-def _remedy(controller: str) -> str:
+def _remedy(directive: Directive, host: Host) -> str:
+    """Return what would have the directive kept, or kept better."""
+    if host.manager == "none":
+        return "" if directive.controller is None and directive.unit is None else "take a manager"
+    if host.manager == "user" and directive.controller is not None:
+        return delegation(directive.controller)
+    if directive.programs is not None:
+        return "only root's systemd can keep it"
+    return _controller(directive.controller or "")
+
+
+def _controller(controller: str) -> str:
     """Return what would give units this controller."""
     # On a v1 or hybrid machine each controller is held by the hierarchy that it is mounted in.
     name = {"io": "blkio"}.get(controller, controller)

@@ -170,7 +170,7 @@ def finished(result: Result) -> Fields:
         *_entry(
             "finished",
             result.job,
-            result.unit,
+            result.unit or result.job,
             message=result.message,
             figures=_summary(result),
         ),

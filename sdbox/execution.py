@@ -37,6 +37,11 @@ async def connect(endpoint: Endpoint, helper: Helper, *, only: str | None = None
 
     Raises ManagerUnavailable and TimedOut.
     """
+    if endpoint.kind == "none":
+        from sdbox.unmanaged import Unmanaged
+
+        journal = Journal(endpoint.journal)
+        return Connection(endpoint=endpoint, manager=Unmanaged(), helper=helper, journal=journal)
 
     async def dial() -> Bus:
         endpoint.check()
@@ -85,6 +90,8 @@ def _refuse_twin(endpoint: Endpoint, plan: Plan) -> None:
 
     Raises ManagerRefused.
     """
+    if endpoint.kind == "none":
+        return
     for unit_type in UNIT_TYPES:
         other = f"{plan.unit.removesuffix(plan.unit_type)}{unit_type}"
         if other != plan.unit and _is_there(
@@ -105,6 +112,10 @@ def _is_there(above: str, unit: str, job: str) -> bool:
 
 async def _place(connection: Connection, launch: Launch, report: Report) -> Placed:
     """Put init into its unit."""
+    if connection.endpoint.kind == "none":
+        from sdbox import unmanaged
+
+        return await unmanaged.place(connection, launch)
     if launch.plan.unit_type == "scope":
         from sdbox import scope
 
@@ -121,7 +132,8 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
         from sdbox import cpus
 
         cpus.settle(launch.plan, cgroup)
-    connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
+    if connection.endpoint.kind != "none":
+        connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
     if launch.to_journal:
         # Or the journal might read the job's own first lines before.
         _tell_start(connection.journal, launch.plan)

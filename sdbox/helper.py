@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from sdbox.init import helper as init
 
+# The step of that name of `sdbox.init.userns`.
+_USER_NAMESPACE = "user namespace"
+
 Streams = tuple[int, int, int]
 Answer = tuple[list[bytes], list[int]]
 
@@ -309,6 +312,10 @@ def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
     step, where, code = name.decode(errors="replace"), os.fsdecode(path), int(number)
     if step in _PLACES:
         return _place_refused(step, where, code)
+    if step == _USER_NAMESPACE:
+        from sdbox import userns
+
+        return LaunchFailed(f"{step}: {os.strerror(code)}", hint=userns.remedy())
     reason = os.strerror(code) if code else "failed"
     if step != "exec":
         place = f"{where!r}: " if where else ""
@@ -332,6 +339,10 @@ def _place_refused(step: str, place: str, code: int) -> LaunchFailed:
 
 
 _HINTS = {
+    ("MountAPIVFS", errno.EPERM): (
+        "Parts of this machine's /proc or /sys are covered, as in containers: only root may have"
+        " it mounted anew, for PrivatePIDs and PrivateNetwork"
+    ),
     ("exec", errno.EACCES): "It must be a file that the box's user may execute",
     ("exec", errno.ENOEXEC): "A script needs a first line that names its interpreter, as #!/bin/sh",
     ("WorkingDirectory", errno.ENOENT): "Name a directory that is there in the box with --chdir",

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from sdbox.embedded import Embedded
 
-Choice = Literal["auto", "system", "embedded"]
-CHOICES: tuple[Choice, ...] = ("auto", "system", "embedded")
+Kind = Literal["system", "embedded", "user", "none", "nested"]
+Choice = Literal["auto", "system", "embedded", "user", "none"]
+CHOICES: tuple[Choice, ...] = ("auto", "system", "embedded", "user", "none")
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
@@ -30,7 +31,7 @@ _BOOTED = "/run/systemd/system"
 
 @record
 class Endpoint:
-    """How to reach one manager. `cgroup_root` is the directory that its ControlGroup= start at.
+    """How to reach one manager. `cgroup_root` is the directory that its units are below.
 
     `pid_namespace` is a process descriptor where the manager has a PID namespace of its own, and
     `launch_cgroup` where processes must be for the manager to be able to move them. `journal` is
@@ -40,7 +41,7 @@ class Endpoint:
     in, by way of a socket in it; units are in its `slice`, and job ids begin with its `prefix`.
     """
 
-    kind: Literal["system", "embedded", "nested"]
+    kind: Kind
     bus_socket: str
     cgroup_root: str
     journal: str
@@ -52,7 +53,9 @@ class Endpoint:
 
     def inside(self) -> Endpoint:
         """Return how a process in the manager's PID namespace reaches it."""
-        root = "" if self.pid_namespace is None else "/proc/1/root"
+        if self.pid_namespace is None:
+            return self
+        root = "/proc/1/root"
         return Endpoint(
             kind=self.kind,
             bus_socket=root + SYSTEM_BUS,
@@ -102,8 +105,9 @@ def running() -> Endpoint | None:
     """Return the manager that `auto` takes where nothing has to be booted for it, else None."""
     if (around := _around("auto")) is not None:
         return around
-    if booted():
-        return _system()
+    endpoint = _chosen("auto")
+    if endpoint is not None:
+        return endpoint
     from sdbox import embedded
 
     manager = embedded.find()
@@ -114,8 +118,9 @@ def find(choice: Choice) -> Endpoint | None:
     """Return where the chosen manager is; None where it would have to be booted first."""
     if (around := _around(choice)) is not None:
         return around
-    if choice == "system" or (choice == "auto" and booted()):
-        return _system()
+    endpoint = _chosen(choice)
+    if endpoint is not None:
+        return endpoint
     from sdbox import embedded
 
     manager = embedded.find()
@@ -126,8 +131,9 @@ def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
     """Return where the chosen manager is; boot the embedded one where `auto` comes down to it."""
     if (around := _around(choice)) is not None:
         return around
-    if choice == "system" or (choice == "auto" and booted()):
-        return _system()
+    endpoint = _chosen(choice)
+    if endpoint is not None:
+        return endpoint
     from sdbox import embedded
 
     manager = embedded.find()
@@ -135,6 +141,21 @@ def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
         manager = embedded.start()
         notice("systemd is not running here: booted the embedded manager")
     return at_embedded(manager)
+
+
+def _chosen(choice: Choice) -> Endpoint | None:
+    """Return how to reach the manager of a choice; None for the embedded one."""
+    if choice == "auto":
+        of_root: Choice = "system" if booted() else "embedded"
+        choice = of_root if os.geteuid() == 0 else "user"
+    if choice == "user":
+        from sdbox import usermanager
+
+        bus, root = usermanager.find(CGROUP_ROOT)
+        return Endpoint(kind="user", bus_socket=bus, cgroup_root=root, journal=JOURNAL)
+    if choice == "none":
+        return Endpoint(kind="none", bus_socket="", cgroup_root="", journal=JOURNAL)
+    return _system() if choice == "system" else None
 
 
 def _around(choice: Choice) -> Endpoint | None:
@@ -196,7 +217,7 @@ def host_at(manager: str, cgroup_root: str) -> Host:
     """As host_of(), for a manager whose cgroups begin at `cgroup_root`."""
     return Host(
         manager=manager,
-        controllers=controllers(cgroup_root),
+        controllers=controllers(cgroup_root) if cgroup_root else frozenset(),
         memory_total_bytes=_memory_total(),
         tasks_total=_tasks_total(),
     )
@@ -216,7 +237,7 @@ def _system() -> Endpoint:
     if os.geteuid() != 0:
         raise ManagerUnavailable(
             "Only root may start units in the system manager",
-            hint="Run sdbox as root",
+            hint="Run sdbox as root, or with --manager user",
         )
     return Endpoint(
         kind="system",

@@ -172,6 +172,7 @@ class Job:
             root=self._cgroup.name.removesuffix(self.plan.tree),
             directory=self._cgroup.name,
             journal=self._journal,
+            group=self._cgroup if self.plan.manager == "none" else None,
         )
 
     async def wait(self) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 # Of /proc/PID/smaps_rollup, in KiB: what is the process's alone, its share of what it shares with
 # others, and the same that is in swap.
 _OWN = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
@@ -14,7 +16,20 @@ def own_memory(pid: int) -> int | None:
             fields = [line.split() for line in lines]
     except (FileNotFoundError, ProcessLookupError):
         return None
+    except PermissionError:
+        # A set-user-ID program is none of its starter's business.
+        return _resident(pid)
     return sum(int(number) for name, number, *_ in fields if name in _OWN) * 1024
+
+
+def _resident(pid: int) -> int | None:
+    """Return what anybody may know: what is in memory and of no file (proc_pid_statm(5))."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def process_name(pid: int) -> str:

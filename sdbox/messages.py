@@ -21,6 +21,11 @@ def disk_message(limit_bytes: int, used_bytes: int | None) -> str:
     return f"{message} Last measured usage: {used_bytes // MEGABYTE} megabytes."
 
 
+def wall_message(limit_seconds: float) -> str:
+    """The same of the clock's time."""
+    return f"Job has gone over wall time limit of {limit_seconds:g} seconds."
+
+
 def one_line(text: str) -> str:
     """Return text for a label: on one line, and of characters that can be encoded and shown."""
     spaced = " ".join(text.split())

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from sdbox import nesting, privileges, scratch
+from sdbox import keeping, nesting, privileges, scratch
 from sdbox.directives import DIRECTIVES
-from sdbox.errors import InvalidDirective, Unenforceable
+from sdbox.errors import InvalidDirective
 from sdbox.messages import one_line
 from sdbox.plan import Plan
 from sdbox.properties import UnitProperty
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from sdbox.box import Box
     from sdbox.devices import Rule
-    from sdbox.directives import Directive
     from sdbox.host import Host
     from sdbox.properties import CgroupFile, UnitType
     from sdbox.result import Enforcement
@@ -47,6 +46,8 @@ class Caller:
     home: str
     oom_score_adjust: int = 0
     ignored_signals: tuple[int, ...] = ()
+    user: tuple[int, int] | None = None
+    """An ordinary user's and his group's numbers; None for root, who needs no user namespace."""
     inherited: Mapping[str, Any] | None = None
     """What else a child gets: see sdbox.init.payload, Inherit. Not needed for a scope's job."""
 
@@ -76,9 +77,11 @@ def make_plan(
     check_id(job)
     own_name, job = job, host.prefix + job
     check_id(job)
+    keeping.check_unit(host, unit_type, box.directives)
+    keeping.check_caller(caller, credentials, box.directives)
     # What is asked for must be kept; what only follows from it is kept where it can be.
     asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
-    enforcement = {name: _kept(name, value, host) for name, value in _items(asked)}
+    enforcement = {name: keeping.kept(name, value, host) for name, value in _items(asked)}
     enforcement |= scratch.keeper(asked.directives)
     full = asked.with_defaults()
     for name in full.directives:
@@ -93,7 +96,8 @@ def make_plan(
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"
     above = nesting.slice_for(kept.get("Slice"), job, unit_type, host)
-    properties = _properties({"Description": _description(job, command), **kept}, unit_type)
+    described = {"Description": _description(job, command), **kept}
+    properties = _properties(described, keeping.kept_as(unit_type, caller))
     own = None
     if kept.get("Nestable"):
         own, properties = nesting.divided(
@@ -104,7 +108,7 @@ def make_plan(
         job=job,
         unit=unit,
         unit_type=unit_type,
-        cgroup=f"{nesting.slice_path(within)}/{unit}",
+        cgroup="" if host.manager == "none" else f"{nesting.slice_path(within)}/{unit}",
         manager=host.manager,
         command=tuple(command),
         box=box.to_json(),
@@ -112,7 +116,7 @@ def make_plan(
         properties=(UnitProperty(name="Slice", signature="s", value=within), *properties),
         files=tuple(file for name, value in controlled.items() for file in _files(name, value)),
         needs={n: DIRECTIVES[n].needs_version(value, unit_type) for n, value in _items(box)},
-        watched={name: int(v) for name, v in kept.items() if enforcement.get(name) == "watch"},
+        watched={name: int(v) for name, v in kept.items() if _is_watched(name, enforcement)},
         memory_limit_bytes=_limit(kept.get("MemoryMax", INFINITY)),
         cpu_limit=_least(_cpus(kept.get("CPUQuota")), len(cpus) if cpus else None),
         runtime_max_seconds=_seconds(kept.get("RuntimeMaxSec", INFINITY)),
@@ -125,17 +129,23 @@ def make_plan(
             credentials=credentials,
             caller=caller,
             own_proc=host.manager == "embedded",
-            spare_init="memory" in host.controllers,
+            spare_init="memory" in host.controllers and caller.user is None,
             unit_type=unit_type,
             secure_root=named_root is not None,
             call_filters=call_filters,
             managers=managers,
+            family=host.manager == "none",
         ),
         cpus=cpus,
         programs=_programs(kept),
         scratch=kept.get("ScratchDirectory"),
         own_slice=own,
     )
+
+
+def _is_watched(name: str, enforcement: Mapping[str, Enforcement]) -> bool:
+    # How a job is stopped is no limit that could be passed.
+    return enforcement.get(name) == "watch" and name not in ("KillSignal", "TimeoutStopSec")
 
 
 def _check_root(kept: Mapping[str, Any]) -> None:
@@ -197,31 +207,6 @@ def check_id(job: str) -> None:
 
 def _items(box: Box) -> list[tuple[str, Any]]:
     return list(box.directives.items())
-
-
-def keeper(directive: Directive, host: Host) -> Enforcement | None:
-    """Return who keeps a directive on this host, or None where nobody can."""
-    if directive.programs is not None:
-        return "kernel"
-    if directive.controller is None:
-        return "watch" if directive.watch else "manager" if directive.unit else "kernel"
-    if directive.controller in host.controllers:
-        return "kernel"
-    return "watch" if directive.watch else "affinity" if directive.affinity else None
-
-
-def _kept(name: str, value: Any, host: Host) -> Enforcement:
-    directive = DIRECTIVES[name]
-    kept_by = keeper(directive, host)
-    if directive.controller is not None and value == INFINITY:
-        # No limit is kept everywhere.
-        return "kernel"
-    if kept_by is None:
-        raise Unenforceable(
-            f"{name}: this host has no {directive.controller} controller for its units",
-            hint=f"Leave it out; `sdbox doctor` tells what keeps {directive.controller} away",
-        )
-    return kept_by
 
 
 def _properties(directives: Mapping[str, Any], unit_type: UnitType) -> list[UnitProperty]:

@@ -43,6 +43,7 @@ def caller(
         home=_home(environment),
         oom_score_adjust=_oom_score_adjust(),
         ignored_signals=tuple(ignored_signals),
+        user=(os.geteuid(), os.getegid()) if os.geteuid() else None,
         inherited=_inherited() if unit_type == "service" else None,
     )
 

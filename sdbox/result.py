@@ -50,7 +50,7 @@ class Result:
     """
 
     job: str
-    unit: str
+    unit: str | None
     manager: str
     command: tuple[str, ...]
     reason: Reason

@@ -7,6 +7,8 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     ignored_signals      numbers
     spare_init           bool: the kernel kills init last when memory runs out
     private_pids         bool
+    family               bool: no cgroup; the box is init's descendants
+    user_namespace       (uid, gid) to be in one for the other namespaces, or None
     terminal             bool: stdin is a terminal that is to be the session's own
     enter                CLONE_NEW… flags: the caller's namespaces, where init was born in others
     nestable             bool: there is a way to the supervisor in it, for boxes inside
@@ -60,33 +62,45 @@ def make_spec(
     secure_root: bool = False,
     call_filters: Sequence[bytes] = (),
     managers: Sequence[str] = (),
+    family: bool = False,
 ) -> dict[str, Any]:
     """Return the spec. What systemd does to a unit of its type is left out.
 
-    `own_proc` says that the job's PIDs are not those of the caller's /proc, and `spare_init` that
-    the kernel may come to kill the job for memory: it shall leave somebody to tell. `managers` are
-    the places of sdbox.protection's MANAGERS and ENGINES that the host has.
+    An ordinary user's manager does no more to a service than to a scope. `own_proc` says that the
+    job's PIDs are not those of the caller's /proc, and `spare_init` that the kernel may come to
+    kill the job for memory: it shall leave somebody to tell. `managers` are the places of
+    sdbox.protection's MANAGERS and ENGINES that the host has.
     """
-    mounts = list(_mounts(directives, credentials, managers, own_proc=own_proc))
+    ordinary = caller.user is not None
+    kept_as: UnitType = "scope" if ordinary else unit_type
+    became = None if ordinary else credentials
+    private_pids = bool(directives.get("PrivatePIDs"))
+    # Which only who has some may do.
+    drops = "CapabilityBoundingSet" in directives
+    host_proc = ordinary and not private_pids
+    mounts = list(_mounts(directives, became, managers, own_proc=own_proc, host_proc=host_proc))
     protections = protection.entries(directives, managers, _writable(mounts))
+    namespaces = _namespaces(directives, [*mounts, *protections], kept_as)
     return {
         "job": job,
         "argv": [os.fsencode(word) for word in command],
         "environment": _environment(directives, credentials, caller),
         "ignored_signals": list(caller.ignored_signals),
         "spare_init": spare_init,
-        "private_pids": bool(directives.get("PrivatePIDs")),
+        "private_pids": private_pids,
+        "family": family,
+        "user_namespace": caller.user if namespaces or private_pids or drops else None,
         "terminal": False,
         "enter": _entered(directives) if unit_type == "service" else 0,
         "nestable": bool(directives.get("Nestable")),
-        "namespaces": _namespaces(directives, [*mounts, *protections], unit_type),
+        "namespaces": namespaces,
         "root_directory": directives.get("RootDirectory"),
         "secure_root": secure_root,
         "ephemeral": directives.get("RootEphemeral", "no") != "no",
         "private_directories": list(_private_directories(directives)),
         "mounts": mounts,
         "protections": protections,
-        "process": list(_process(directives, credentials, caller, unit_type, call_filters)),
+        "process": list(_process(directives, became, caller, kept_as, call_filters)),
     }
 
 
@@ -139,10 +153,12 @@ def _mounts(
     managers: Sequence[str],
     *,
     own_proc: bool,
+    host_proc: bool,
 ) -> Iterator[Mount]:
     visible = directives.get("ProtectProc", "default")
     if "RootDirectory" in directives:
-        yield _proc(visible)
+        # Only who has a PID namespace may mount its /proc.
+        yield _tree("/proc") if host_proc and visible == "default" else _proc(visible)
         yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
     elif own_proc or directives.get("PrivatePIDs") or visible != "default":
         yield _proc(visible)

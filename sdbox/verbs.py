@@ -29,6 +29,7 @@ from sdbox.values import INFINITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from sdbox.box import Box
@@ -51,6 +52,7 @@ class Target:
     """A job that something is to be done to. `directory` is its cgroup's, `root` the manager's.
 
     `kind` is the manager's, as Endpoint has it; `journal` is where it is told what was done.
+    `group` is what is there instead of a cgroup, without a manager.
     """
 
     manager: Manager
@@ -59,6 +61,7 @@ class Target:
     root: str
     directory: str
     journal: Journal
+    group: Cgroup | None = None
 
     @property
     def whole(self) -> str:
@@ -176,6 +179,11 @@ async def wait(target: Target) -> dict[str, Any] | None:
 
 async def set_property(target: Target, change: Box) -> None:
     """Change the box of a job, for as long as it runs. Raises Unenforceable, too."""
+    if target.group is not None:
+        raise Unenforceable(
+            f"{target.unit}: it has no manager that could change its box",
+            hint="Start it with another --manager",
+        )
     with _opened(target) as cgroup:
         memo = recall(cgroup.fd)
         box = (memo and memo.box) or {}
@@ -271,7 +279,9 @@ def no_such_job(name: str) -> NoSuchJob:
     return NoSuchJob(f"{name}: no such job", hint="`sdbox list` shows those that there are")
 
 
-def _opened(target: Target) -> Cgroup:
+def _opened(target: Target) -> AbstractContextManager[Cgroup]:
+    if target.group is not None and not target.group.is_gone:
+        return contextlib.nullcontext(target.group)
     try:
         return Cgroup.open(target.directory)
     except SdboxError:

@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from sdbox.messages import MEGABYTE, memory_message
+from sdbox.messages import MEGABYTE, memory_message, wall_message
 from sdbox.record import record
 from sdbox.result import Reason, Result, Usage
 
@@ -60,7 +60,7 @@ def _result(
 ) -> Result:
     return Result(
         job=plan.job,
-        unit=plan.unit,
+        unit=None if plan.manager == "none" else plan.unit,
         manager=plan.manager,
         command=plan.command,
         reason=reason,
@@ -96,8 +96,7 @@ def _reason(
     if usage.oom_kills and (plan.ends_when_out_of_memory or number == signal.SIGKILL):
         return "memory", _out_of_memory(plan, ending, usage)
     if ending.timed_out:
-        limit = f"{plan.runtime_max_seconds:g} seconds"
-        return "wall-time", f"Job has gone over wall time limit of {limit}."
+        return "wall-time", wall_message(plan.runtime_max_seconds or 0.0)
     if ending.killed or ending.status is None:
         return "killed", "Job was killed."
     if number is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sdbox import loop
 from sdbox.memory import own_memory, process_name
-from sdbox.messages import MEGABYTE, memory_message
+from sdbox.messages import MEGABYTE, memory_message, wall_message
 from sdbox.record import record
 
 if TYPE_CHECKING:
@@ -127,10 +127,29 @@ class CPUTimeWatch:
         return Excess(reason="cpu-time", message=message, ask=True)
 
 
+class WallWatch:
+    """RuntimeMaxSec= by the clock, where no manager looks at it."""
+
+    share = LARGEST_SHARE
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit = limit_seconds
+        self._end = time.monotonic() + limit_seconds
+
+    def look(self) -> Excess | float:
+        """Rest for as long as there is time left."""
+        left = self._end - time.monotonic()
+        if left > 0:
+            return left
+        message = wall_message(self._limit)
+        return Excess(reason="wall-time", message=message, ask=True)
+
+
 _WATCHES: Mapping[str, Callable[[Cgroup, tuple[int, ...], Any], Watch]] = {
     "MemoryMax": MemoryWatch,
     "TasksMax": lambda cgroup, inits, limit: TasksWatch(cgroup, limit),
     "CPUTimeMaxSec": lambda cgroup, inits, usec: CPUTimeWatch(cgroup, usec / 1_000_000),
+    "RuntimeMaxSec": lambda cgroup, inits, usec: WallWatch(usec / 1_000_000),
 }
 
 

@@ -106,6 +106,64 @@ def start_removing(paths: Iterable[str]) -> int:
     return os.posix_spawn(_RM, arguments, {"PATH": "/usr/bin:/bin"})
 
 
+def kept(paths: Iterable[str]) -> list[tuple[int, str]]:
+    """Return descriptors of what private directories are in, with their names there."""
+    above = map(os.path.dirname, paths)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    return [(os.open(os.path.dirname(path), flags), os.path.basename(path)) for path in above]
+
+
+def remove_kept(kept: Iterable[tuple[int, str]]) -> None:
+    """Remove what kept() has returned, from wherever this process is by now.
+
+    For one that has no right to go back, and finds no rm where it is.
+    """
+    for above, name in kept:
+        try:
+            fd = _opened(name, above)
+            _empty(fd)
+            os.close(fd)
+            os.rmdir(name, dir_fd=above)
+        except OSError:
+            # Somebody else is at it.
+            pass
+
+
+def _opened(name: str, above: int) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=above)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=above)
+        return os.open(name, flags, dir_fd=above)
+
+
+def _empty(top: int) -> None:
+    """Remove all that is in a directory, be it as deep as it may: directories are moved up."""
+    number = 0
+    while directories := _without_files(top):
+        for name in directories:
+            fd = _opened(name, top)
+            os.fchmod(fd, 0o700)
+            for below in _without_files(fd):
+                number += 1
+                os.chmod(below, 0o700, dir_fd=fd)
+                os.rename(below, f".{os.getpid()}.{number}", src_dir_fd=fd, dst_dir_fd=top)
+            os.close(fd)
+            os.rmdir(name, dir_fd=top)
+
+
+def _without_files(fd: int) -> list[str]:
+    """Remove all but the directories in a directory, and return their names."""
+    directories = []
+    for name in os.listdir(fd):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except IsADirectoryError:
+            directories.append(name)
+    return directories
+
+
 def _removed_empty(path: str) -> bool:
     # Each by itself: who was killed in the middle of this has removed one of them.
     for directory in (path, os.path.dirname(path)):

@@ -56,7 +56,7 @@ class Child:
     `held` are descriptors that are kept open until nothing of the box runs.
     """
 
-    __slots__ = ("cgroup", "directories", "finishing", "held", "pid", "pidfd")
+    __slots__ = ("cgroup", "directories", "finishing", "held", "orphans", "pid", "pidfd")
 
     def __init__(
         self, pid: int, pidfd: int, directories: dict[str, str], held: Sequence[int]
@@ -64,6 +64,7 @@ class Child:
         self.pid = pid
         self.pidfd = pidfd
         self.directories = directories
+        self.orphans = False
         self.held = [os.dup(fd) for fd in held]
         self.cgroup = -1
         self.finishing = False
@@ -87,6 +88,7 @@ class Helper:
         self.supervisor = supervisor
         self.self_pidfd = os.pidfd_open(os.getpid())
         self.children: dict[bytes, Child] = {}
+        self.removers: set[int] = set()
         self.ended: dict[int, Callable[[int], None]] = {}
         self.poll = select.poll()
         # Blocked here and inherited by every init: neither may die of a signal meant for the
@@ -181,9 +183,13 @@ class Helper:
     def _fork_child(
         self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
     ) -> None:
+        if spec["family"]:
+            # Of an init that is killed the children become this process's.
+            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         pid = self._fork(spec, fds, directories)
         pidfd = os.pidfd_open(pid)
-        self.children[key] = Child(pid, pidfd, directories, fds[_HELD:])
+        self.children[key] = child = Child(pid, pidfd, directories, fds[_HELD:])
+        child.orphans = spec["family"] and not spec["private_pids"]
         self._await_end(pidfd, lambda fd: self._reap(key))
         self.tell("forked", key, pid, *directories.values(), fds=(pidfd,))
 
@@ -205,6 +211,8 @@ class Helper:
     def _fork(self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]) -> int:
         """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
         private_pids = spec["private_pids"]
+        if spec["user_namespace"]:
+            return self._fork_as_user(spec, fds, directories)
         if private_pids:
             with step("PrivatePIDs"):
                 syscalls.unshare(syscalls.CLONE_NEWPID)
@@ -218,6 +226,20 @@ class Helper:
             if private_pids:
                 # Children are born in this process's own namespace again.
                 syscalls.setns(self.self_pidfd, syscalls.CLONE_NEWPID)
+
+    def _fork_as_user(
+        self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
+    ) -> int:
+        """The same, with all namespaces in one of its user's."""
+        from sdbox.init import userns
+
+        if spec["secure_root"]:
+            spec["verified_root"] = _verified(spec["root_directory"])
+        with step("fork"):
+            pid = userns.fork() if spec["private_pids"] else os.fork()
+        if pid == 0:
+            self._become_init(spec, fds, directories)
+        return pid
 
     def _become_init(
         self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
@@ -251,8 +273,19 @@ class Helper:
         child.reap()
         os.close(child.pidfd)
         child.pidfd = -1
+        if child.orphans:
+            self._end_orphans()
         if child.finishing:
             self._clean(key, child)
+
+    def _end_orphans(self) -> None:
+        """Kill what an init without a cgroup may have left: it has become this process's."""
+        from sdbox.init import family
+
+        inits = {child.pid for child in self.children.values() if child.pidfd >= 0}
+        proc = family.opened()
+        family.kill_children(proc, inits | self.removers, time.monotonic() + _INIT_SECONDS)
+        os.close(proc)
 
     def _finish(self, key: bytes) -> None:
         child = self.children.get(key)
@@ -274,12 +307,14 @@ class Helper:
         if remover == 0:
             self._forget(key, "")
         else:
+            self.removers.add(remover)
             self._await_end(os.pidfd_open(remover), lambda fd: self._removed(key, remover, fd))
 
     def _removed(self, key: bytes, remover: int, pidfd: int) -> None:
         self.poll.unregister(pidfd)
         os.close(pidfd)
         status = os.waitpid(remover, 0)[1]
+        self.removers.discard(remover)
         left = "" if status == 0 else " ".join(self.children[key].directories.values())
         self._forget(key, left)
 
@@ -318,6 +353,9 @@ class Helper:
         if not select.select([child.pidfd], [], [], min(remaining, _INIT_SECONDS))[0]:
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         child.reap()
+        child.pidfd = -1
+        if child.orphans:
+            self._end_orphans()
 
 
 def close_all_but(keep: set[int]) -> None:
@@ -359,8 +397,18 @@ def main(
     helper.run()
 
 
+def _verified(path: str) -> tuple[int, int]:
+    """Return what a path leads to that nobody but root can change, as long as it can be told."""
+    from sdbox.init.secure import open_directory
+
+    fd = open_directory(path)
+    status = os.fstat(fd)
+    os.close(fd)
+    return status.st_dev, status.st_ino
+
+
 def _make_directory(directive: str, parent: str, job: str) -> str:
-    """Make a directory that only root can enter, and in it one like /tmp. Return the latter."""
+    """Make a directory that only this user can enter, and in it one like /tmp. Return that."""
     with step(directive, parent):
         above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
         os.mkdir(above, 0o700)

@@ -57,10 +57,18 @@ class Init:
         self.directories = directories
         self.cgroup = -1
         self.exit_status = 0
+        self.is_released = False
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
         self.birthplace = b"" if placed else os.pread(self.place, 4096, 0)
+        self.proc = -1
+        if spec["family"] and os.getpid() != 1:
+            from sdbox.init import family
+
+            self.proc = family.opened()
+        # For who can't go back to there.
+        self.kept = cleanup.kept(directories.values()) if spec["user_namespace"] else []
 
     def run(self) -> NoReturn:
         """Live from fork to the end of the box."""
@@ -94,6 +102,8 @@ class Init:
                 file.write(b"-1000")
         payload.prepare(self.spec)
         namespaces = self.spec["namespaces"]
+        if self.spec["user_namespace"]:
+            self._enter_user_namespace(*self.spec["user_namespace"])
         if namespaces:
             with step("namespaces"):
                 syscalls.unshare(namespaces)
@@ -107,6 +117,7 @@ class Init:
                 self.directories,
                 others=self._door() if self.spec["nestable"] else (),
                 secure_root=self.spec["secure_root"],
+                verified_root=self.spec.get("verified_root"),
                 ephemeral=self.spec["ephemeral"],
                 protections=self.spec["protections"],
             )
@@ -120,6 +131,14 @@ class Init:
         listener.close()
         return ((nest.DIRECTORY, mount),)
 
+    def _enter_user_namespace(self, uid: int, gid: int) -> None:
+        from sdbox.init import userns
+
+        if not self.spec["private_pids"]:
+            # Else this process was born in it.
+            userns.enter()
+        userns.map_self(uid, gid)
+
     def _wait_for_release(self) -> None:
         """Block until the supervisor says that this process is in its unit."""
         self._poll(self.report.fileno())
@@ -129,7 +148,9 @@ class Init:
         if not fds:
             # The supervisor has closed everything: it is about to end.
             self._end_box()
-        self.cgroup = fds[0]
+        self.is_released = True
+        if not self.spec["family"]:
+            self.cgroup = fds[0]
 
     def _start(self) -> int:
         """Fork the payload and see it through exec."""
@@ -180,6 +201,8 @@ class Init:
                 os.read(signals, 4096)
             if self.report.fileno() in ready and self._is_dismissed(reaper):
                 break
+        if self.spec["family"]:
+            self._kill_others()
         if reaper.status is not None:
             code = os.waitstatus_to_exitcode(reaper.status)
             self.exit_status = code if code >= 0 else 128 - code
@@ -208,15 +231,32 @@ class Init:
 
     def _end_box(self) -> NoReturn:
         """Kill the payload's tree and remove its directories: nobody else is left to do it."""
-        if self.cgroup < 0:
+        if self.is_released:
+            self._kill_others()
+        elif not self.spec["family"]:
             self._wait_until_placed()
+        if self.spec["user_namespace"]:
+            cleanup.remove_kept(self.kept)
         else:
-            emptied = cleanup.kill_others(self.cgroup, time.monotonic() + _KILL_SECONDS)
-            if not emptied:
-                cleanup.kill(self.cgroup)
-        syscalls.setns(self.outside, syscalls.CLONE_NEWNS)
-        cleanup.remove_directories(self.directories.values())
+            syscalls.setns(self.outside, syscalls.CLONE_NEWNS)
+            cleanup.remove_directories(self.directories.values())
         os._exit(1)
+
+    def _kill_others(self) -> None:
+        """Leave nothing of the payload's tree."""
+        deadline = time.monotonic() + _KILL_SECONDS
+        if self.cgroup >= 0:
+            if not cleanup.kill_others(self.cgroup, deadline):
+                cleanup.kill(self.cgroup)
+        elif self.proc >= 0:
+            from sdbox.init import family
+
+            family.kill_children(self.proc, (), deadline)
+        elif os.getpid() == 1:
+            try:
+                os.kill(-1, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def _wait_until_placed(self) -> None:
         """Give the manager the time to carry out what the supervisor had asked it for.

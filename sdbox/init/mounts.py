@@ -8,6 +8,7 @@ directory that the job's user has filled is resolved inside that.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -38,16 +39,18 @@ def mount_all(
     *,
     others: Iterable[tuple[str, int]] = (),
     secure_root: bool = False,
+    verified_root: tuple[int, int] | None = None,
     ephemeral: bool = False,
     protections: Iterable[tuple[str, str, bool]] = (),
 ) -> None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
     `private_directories` are the paths of the box's own directories, by destination; `others` are
-    detached mounts, which come last. `secure_root`
-    refuses a root that others than root could have put there; an `ephemeral` one is not changed by
-    what is written to it, which is kept in the private directory for / or in memory. `protections`
-    are carried out when all is mounted.
+    detached mounts, which come last. `secure_root` refuses a root that others than root could have
+    put there, or, in a user namespace, which has no word for root, one that is not the
+    `verified_root` (device, inode). An `ephemeral` one is not changed by what is written to it,
+    which is kept in the private directory for / or in memory. `protections` are carried out when
+    all is mounted.
     """
     if protections:
         # Now, while it is to be seen.
@@ -58,6 +61,7 @@ def mount_all(
     root = _open_root(
         root_directory,
         secure=secure_root,
+        verified=verified_root,
         layer=private_directories.get("/") if ephemeral else "",
     )
     trees += [(("Nestable", destination, {}), tree) for destination, tree in others]
@@ -163,7 +167,13 @@ _OPENERS: dict[str, Callable[..., int | None]] = {
 }
 
 
-def _open_root(root_directory: str | None, *, secure: bool, layer: str | None) -> int:
+def _open_root(
+    root_directory: str | None,
+    *,
+    secure: bool,
+    verified: tuple[int, int] | None,
+    layer: str | None,
+) -> int:
     """Return where destinations are looked up: `/`, or a copy of the mounts at RootDirectory=.
 
     `layer` is where what is written there is kept: empty for there itself, None for memory.
@@ -171,7 +181,7 @@ def _open_root(root_directory: str | None, *, secure: bool, layer: str | None) -
     if root_directory is None:
         return os.open("/", os.O_PATH | os.O_CLOEXEC)
     with step("RootDirectory", root_directory):
-        place = _open_directory(root_directory, secure=secure)
+        place = _open_directory(root_directory, secure=secure, verified=verified)
         tree = _tree(place) if layer == "" else _overlay(place, layer)
         # pivot_root takes only what is attached somewhere.
         syscalls.move_mount(tree, place, root_directory)
@@ -192,12 +202,16 @@ def _overlay(place: int, layer: str | None) -> int:
         return overlay.mount(place, layer)
 
 
-def _open_directory(path: str, *, secure: bool) -> int:
-    if secure:
+def _open_directory(path: str, *, secure: bool, verified: tuple[int, int] | None) -> int:
+    if secure and verified is None:
         from sdbox.init.secure import open_directory
 
         return open_directory(path)
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if verified is not None and (status.st_dev, status.st_ino) != verified:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+    return fd
 
 
 def _attach_all(root: int, trees: Iterable[tuple[Mount, int]]) -> None:

@@ -26,7 +26,8 @@ def mount(root: int, directory: str | None) -> int:
     os.mkdir("work", dir_fd=layer)
     os.mkdir("upper", dir_fd=layer)
     # It is what a job sees of its root's owner and mode.
-    os.chown("upper", status.st_uid, status.st_gid, dir_fd=layer)
+    if os.geteuid() == 0:
+        os.chown("upper", status.st_uid, status.st_gid, dir_fd=layer)
     os.chmod(_path(layer, "upper"), stat.S_IMODE(status.st_mode))
     try:
         return syscalls.new_mount(
@@ -36,6 +37,8 @@ def mount(root: int, directory: str | None) -> int:
             lowerdir=_path(root),
             upperdir=_path(layer, "upper"),
             workdir=_path(layer, "work"),
+            # In a user namespace the kernel takes no other.
+            **({} if os.geteuid() == 0 else {"userxattr": None}),
         )
     finally:
         os.close(layer)

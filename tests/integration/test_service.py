@@ -127,4 +127,4 @@ async def test_through_the_launcher(new_id: Callable[[], str]) -> None:
         ]
         results = [await job.wait() for job in jobs]
     assert [result.exit_code for result in results] == list(range(5))
-    assert all(result.unit.endswith(".service") for result in results)
+    assert all((result.unit or "").endswith(".service") for result in results)

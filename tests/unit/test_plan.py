@@ -12,9 +12,10 @@ from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.host import Host
+from sdbox.keeping import keeper
 from sdbox.nesting import slice_path
 from sdbox.plan import Plan, check_version, properties_for
-from sdbox.planner import Caller, check_id, keeper, make_plan, new_id
+from sdbox.planner import Caller, check_id, make_plan, new_id
 from sdbox.record import replaced
 
 if TYPE_CHECKING:

@@ -78,6 +78,8 @@ def test_an_empty_box() -> None:
         "ignored_signals": [1, 13],
         "spare_init": False,
         "private_pids": False,
+        "family": False,
+        "user_namespace": None,
         "terminal": False,
         "enter": 0,
         "nestable": False,

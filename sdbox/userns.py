@@ -1,0 +1,67 @@
+"""Whether an ordinary user may have a user namespace here, and what forbids it."""
+
+from __future__ import annotations
+
+import os
+
+# A switch of sysctl(8), what it says where user namespaces are forbidden, and the remedy.
+_PROFILE = (
+    "AppArmor gives them only to programs with a profile: as root, copy packaging/apparmor/sdbox"
+    " to /etc/apparmor.d, and `apparmor_parser -r` it"
+)
+_SWITCHES = (
+    (
+        "kernel/unprivileged_userns_clone",
+        "0",
+        "As root: `sysctl -w kernel.unprivileged_userns_clone=1`",
+    ),
+    ("user/max_user_namespaces", "0", "As root: `sysctl -w user.max_user_namespaces=10000`"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", _PROFILE),
+)
+_WITHOUT = "do without all that isolates, with -p ManagerAccess=yes"
+_OTHERWISE = (
+    "The container or service that this runs in may forbid it: run sdbox outside, or as root"
+)
+
+
+def remedy(switches: str = "/proc/sys") -> str:
+    """Return what would give an ordinary user a user namespace, or how to do without one."""
+    return f"{_remedy(switches)}. Or {_WITHOUT}"
+
+
+def _remedy(switches: str) -> str:
+    for name, forbidden, text in _SWITCHES:
+        if _read(f"{switches}/{name}") == forbidden:
+            return text
+    return _OTHERWISE
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def available() -> bool:
+    """Try whether this user can have a user namespace, and a mount namespace in it."""
+    child = os.fork()
+    if child == 0:
+        os._exit(_try())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _try() -> int:
+    from sdbox.init import syscalls, userns
+    from sdbox.init.steps import StepError
+
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        userns.enter()
+        userns.map_self(uid, gid)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.make_mounts_slave()
+    except (StepError, OSError):
+        return 1
+    return 0
