@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import select
 import shutil
 import stat
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,6 +23,7 @@ from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.gpus import Machine
 from sdbox.launcher import Launcher
 from sdbox.values import GPURequest
+from tests.conftest import MARK, SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,6 +181,30 @@ print(os.read(fd, 100).decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]
 """
     done = sdbox.run("-pDevicePolicy=closed", "--", sys.executable, "-ISc", script)
     assert (done.status, done.out) == (0, "hello 0\n")
+
+
+def test_at_a_terminal(sdbox: Sdbox) -> None:
+    """It can open its terminal anew, by both names."""
+    leader, follower = pty.openpty()
+    script = "echo one >/dev/tty; echo two >$(tty)"
+    job = sdbox.new_id()
+    process = subprocess.Popen(
+        [*sdbox.run_command, f"--id={job}", "-pDevicePolicy=closed", "--", "sh", "-c", script],
+        env={**os.environ, MARK: job},
+        preexec_fn=lambda: os.login_tty(follower),
+        pass_fds=(follower,),
+    )
+    os.close(follower)
+    shown = b""
+    while select.select([leader], [], [], SECONDS)[0]:
+        with contextlib.suppress(OSError):
+            shown += (more := os.read(leader, 4096))
+            if more:
+                continue
+        # Nobody has it open any more.
+        break
+    os.close(leader)
+    assert (process.wait(SECONDS), shown) == (0, b"one\r\ntwo\r\n")
 
 
 def test_another_users_job(sdbox: Sdbox) -> None:

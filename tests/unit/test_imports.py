@@ -213,6 +213,7 @@ COSTS = {
     # Until init has begun to prepare itself.
     "import sdbox.cli.run": {
         *("asyncio", "dbus_next", "json", "pathlib", "psutil", "ssl", "subprocess", "threading"),
+        *("ipaddress", "sdbox.addresses", "sdbox.devices", "sdbox.gpus", "sdbox.nodes"),
         *("tomllib", "sdbox.bus", "sdbox.job", "sdbox.launcher", "sdbox.embedded.control"),
     },
     "from sdbox import Box; Box(MemoryMax='1G')": {"asyncio", "dataclasses", "inspect", "typing"},
@@ -230,4 +231,5 @@ def test_what_a_supervisor_pays_for() -> None:
     assert {"sdbox.bus", "sdbox.smallloop"} <= names
     assert names & {"asyncio", "logging", "inspect", "subprocess", "ssl", "threading"} == set()
     assert names & {"dbus_next", "xml.etree", "psutil", "matplotlib", "sdbox.doctor"} == set()
+    assert names & {"sdbox.addresses", "sdbox.bpf", "sdbox.cpus", "sdbox.nodes"} == set()
     assert names & {"sdbox.watch", "sdbox.series", "sdbox.plot", "sdbox.kmsg"} == set()
