@@ -6,6 +6,7 @@ and what may be done: r, w, and m for mknod(2) (systemd.resource-control(5), Dev
 
 from __future__ import annotations
 
+from sdbox.errors import Unenforceable
 from sdbox.names import path
 from sdbox.quoting import literal_escape, quote_literal, split_words
 from sdbox.record import record
@@ -89,6 +90,36 @@ def _access(text: str) -> str:
 def format_rules(rules: Iterable[Rule]) -> list[str]:
     """Each as `NODE rwm`."""
     return [f"{quote_literal(place)} {access}" for place, access in rules]
+
+
+# Documentation/admin-guide/devices.txt of the kernel, and what init does with them.
+_LOOPS = ((Numbers(block=False, major=10, minor=237), "rw"), (Numbers(block=True, major=7), "r"))
+
+
+def check_loops(rules: Iterable[Rule]) -> None:
+    """Raise Unenforceable where rules, by numbers, keep a box from the loop devices of its images.
+
+    It is the box itself that mounts them, and so the job would have these devices as well.
+    """
+    allowed = [(_numbers(place), access) for place, access in rules]
+    for needed, access in _LOOPS:
+        if not any(one.covers(needed) and set(access) <= set(may) for one, may in allowed):
+            raise Unenforceable(
+                f"MountImages: the box may not open {needed}, by which images are mounted",
+                hint="Leave out DevicePolicy, DeviceAllow and GPUs, or give the job all loop"
+                " devices: DeviceAllow=/dev/loop-control rw, DeviceAllow=block-loop r",
+            )
+
+
+def _numbers(place: str) -> Numbers:
+    """The numbers in what Numbers says as text."""
+    kind, _, rest = place.removeprefix("/dev/").replace("/", "-", 1).partition("-")
+    major, _, minor = rest.partition(":")
+    return Numbers(
+        block=kind == "block",
+        major=None if major == "*" else int(major),
+        minor=int(minor) if minor else None,
+    )
 
 
 def group(name: str, known: str) -> list[Numbers]:

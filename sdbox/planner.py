@@ -93,6 +93,7 @@ def make_plan(
     scratch.check(kept)
     kept |= _assigned(cpus, host) | ({"RootDirectory": named_root} if named_root else {})
     kept |= _opened(devices, kept)
+    _check_images(kept)
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"
     above = nesting.slice_for(kept.get("Slice"), job, unit_type, host)
@@ -168,6 +169,13 @@ def _opened(devices: tuple[Rule, ...] | None, kept: Mapping[str, Any]) -> dict[s
         return {}
     closed = "GPUs" in kept and kept.get("DevicePolicy", "auto") == "auto"
     return {"DeviceAllow": devices} | ({"DevicePolicy": "closed"} if closed else {})
+
+
+def _check_images(kept: Mapping[str, Any]) -> None:
+    if kept.get("MountImages") and "device" in _programs(kept):
+        from sdbox.devices import check_loops
+
+        check_loops(kept.get("DeviceAllow", ()))
 
 
 def _programs(kept: Mapping[str, Any]) -> tuple[str, ...]:

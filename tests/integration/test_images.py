@@ -218,3 +218,14 @@ def test_a_job_may_have_a_fuse_file_system_of_its_own(sdbox: Sdbox, tmp_path: Pa
     # FUSE_INIT is 26: the kernel talks to it.
     assert (done.out, done.err) == ("26 1\n", "")
     assert "fuse.test" not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_box_that_may_not_open_loop_devices(sdbox: Sdbox, images: Path) -> None:
+    """It is told at once, not by init, which in a scope would be in time or not."""
+    options = (f"--image={make(images)}:{images}/at", "-pDevicePolicy=closed")
+    done = sdbox.run(*options, "--", "true")
+    assert (done.status, done.err.count("\n")) == (125, 1)
+    assert "sdbox: MountImages: the box may not open /dev/char/10:237" in done.err
+    rules = ("-p", "DeviceAllow=/dev/loop-control rw", "-p", "DeviceAllow=block-loop r")
+    done = sdbox.run(*options, *rules, "--", "cat", f"{images}/at/file")
+    assert (done.out, done.err) == ("ext4", "")

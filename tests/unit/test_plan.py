@@ -541,3 +541,27 @@ def test_gpus_close_the_box_to_all_other_devices(policy: str | None, kept: str) 
     assert made.enforcement["GPUs"] == "kernel"
     assert made.box == {"GPUs": "0", **given}
     assert plan(Box(GPUs="none"), devices=()).programs == ("device",)
+
+
+LOOPS = (("/dev/char/10:237", "rw"), ("block-7", "r"))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [(), LOOPS[:1], LOOPS[1:], (("/dev/char/10:237", "r"), LOOPS[1]), (LOOPS[0], ("block-8", "r"))],
+    ids=str,
+)
+def test_a_closed_box_mounts_no_images(rules: tuple[tuple[str, str], ...]) -> None:
+    box = Box(MountImages="/srv/a.img:/a", DevicePolicy="closed")
+    with pytest.raises(Unenforceable, match="MountImages: the box may not open"):
+        plan(box, devices=rules)
+    with pytest.raises(Unenforceable, match="MountImages: the box may not open"):
+        plan(Box(MountImages="/srv/a.img:/a", GPUs="none"), devices=rules)
+
+
+@pytest.mark.parametrize("rules", [LOOPS, (("char-*", "rwm"), ("block-*", "r"))], ids=str)
+def test_unless_it_has_loop_devices(rules: tuple[tuple[str, str], ...]) -> None:
+    box = Box(MountImages="/srv/a.img:/a")
+    assert plan(box).programs == ()
+    closed = box.merge(Box(DevicePolicy="strict", DeviceAllow=list(map(" ".join, rules))))
+    assert plan(closed, devices=rules).programs == ("device",)
