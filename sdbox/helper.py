@@ -359,6 +359,12 @@ _HINTS = {
     ("RootEphemeral", errno.EINVAL): "An overlay can't be written to a file system of that kind",
     ("RootEphemeral", errno.ENOENT): "Name a directory that is there, or tmpfs",
     ("Limit", errno.EPERM): "Only root may raise a hard limit",
+    ("CapabilityBoundingSet", errno.EPERM): "Only root may give up capabilities one by one",
+    ("SystemCallFilter", errno.EACCES): "It needs NoNewPrivileges, or root",
+    **dict.fromkeys(
+        ((name, errno.ENOENT) for name in ("InaccessiblePaths", "ReadOnlyPaths", "ReadWritePaths")),
+        "Write - in front of a path that may be missing",
+    ),
     ("User", errno.EPERM): "Only root may start a job as another user",
 }
 

@@ -80,12 +80,15 @@ DEVICES = {
         *(("stderr", "/proc/self/fd/2"), ("log", "/run/systemd/journal/dev-log")),
     ],
 }
-_DEV = ("pts", "shm", "mqueue", "hugepages")
+_DEV = ("pts", "shm", "hugepages")
 
 
-def kept(cover: str) -> tuple[str, ...]:
+def kept(directives: Mapping[str, Any], cover: str) -> tuple[str, ...]:
     """What is to be seen of a directory although it is covered."""
-    return _DEV if cover == "/dev" else MANAGERS.get(cover, ())
+    if cover != "/dev":
+        return MANAGERS.get(cover, ())
+    # Those of the machine, whatever IPC namespace looks at them.
+    return _DEV if directives.get("PrivateIPC") else (*_DEV, "mqueue")
 
 
 def covers(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[str]:

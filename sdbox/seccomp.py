@@ -1,27 +1,20 @@
-"""Filters of system calls as programs for the kernel, made by libseccomp.
-
-What is in a @group is asked of systemd itself, and remembered as long as its program is the same.
-"""
+"""Filters of system calls as programs for the kernel, made by libseccomp."""
 
 from __future__ import annotations
 
 import ctypes
-import marshal
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
 from sdbox import callfilter
+from sdbox.callgroups import groups
 from sdbox.errors import InvalidDirective, Unenforceable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    Groups = Mapping[str, Sequence[str]]
-
 _LIBRARY = "libseccomp.so.2"
-_ANALYZE = "/usr/bin/systemd-analyze"
-_MEMORY = "/run/sdbox/syscall-groups"
-_SECONDS = 30.0
 
 # libseccomp's seccomp.h.
 _ACT_KILL_PROCESS = 0x80000000
@@ -30,8 +23,10 @@ _ACT_ALLOW = 0x7FFF0000
 _ATTRIBUTE_BAD_ARCHITECTURE = 2
 _ATTRIBUTE_OPTIMIZE = 8
 _BINARY_TREE = 2
+_COMPARE_MASKED = 7
 _UNKNOWN = -1
-_EDOM, _EEXIST = 33, 17
+# asm-generic/ioctls.h, but for PowerPC, which has the same numbers for these.
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 # Without these, init could not tell what kept the payload from starting. systemd adds `write`, too.
 _INITS_OWN = "write"
@@ -41,6 +36,16 @@ _INITS_OWN = "write"
 _IMPLIED = {"ProtectKernelModules": "@module", "PrivateDevices": "@raw-io"}
 
 
+class _Comparison(ctypes.Structure):
+    # struct scmp_arg_cmp
+    _fields_ = (
+        ("argument", ctypes.c_uint),
+        ("operator", ctypes.c_int),
+        ("a", ctypes.c_uint64),
+        ("b", ctypes.c_uint64),
+    )
+
+
 def programs(directives: Mapping[str, Any]) -> list[bytes]:
     """Return what is to be loaded, in this order. Raises Unenforceable and InvalidDirective."""
     # First, while nothing has forbidden to load another.
@@ -48,10 +53,32 @@ def programs(directives: Mapping[str, Any]) -> list[bytes]:
     implied = [group for name, group in _IMPLIED.items() if directives.get(name)]
     given = [_program([f"~{group}:EPERM"], callfilter.KILL, architectures) for group in implied]
     lines = directives.get("SystemCallFilter", ())
+    if lines:
+        given.append(_no_typing(architectures))
     if lines or architectures:
         denied = callfilter.error_number(directives.get("SystemCallErrorNumber", "kill"))
         given.append(_program(lines, denied, architectures))
     return given
+
+
+def _no_typing(architectures: Sequence[str]) -> bytes:
+    """Return the program that lets nobody type into a terminal, and so to the shell outside."""
+    library = _library()
+    context = library.seccomp_init(_ACT_ALLOW)
+    try:
+        _add_architectures(library, context, architectures)
+        number = library.seccomp_syscall_resolve_name(b"ioctl")
+        for request in (_TIOCSTI, _TIOCLINUX):
+            # The kernel looks at its lower half alone.
+            wanted = _Comparison(1, _COMPARE_MASKED, 0xFFFFFFFF, request)
+            rule = (context, _ACT_ERRNO | errno.EPERM, number, 1, ctypes.byref(wanted))
+            if library.seccomp_rule_add_array(*rule):
+                raise Unenforceable(
+                    "SystemCallFilter: this libseccomp looks at no arguments", hint="Update it"
+                )
+        return _exported(library, context)
+    finally:
+        library.seccomp_release(context)
 
 
 def unavailable() -> Unenforceable | None:
@@ -110,7 +137,7 @@ def _add_architectures(library: ctypes.CDLL, context: int, architectures: Sequen
             continue
         token = library.seccomp_arch_resolve_name(callfilter.libseccomp_name(name).encode())
         result = library.seccomp_arch_add(context, token) if token else -1
-        if result not in (0, -_EEXIST):
+        if result not in (0, -errno.EEXIST):
             raise Unenforceable(
                 f"SystemCallArchitectures: {name} does not go with this machine's",
                 hint="Give native, or an architecture that this machine can run",
@@ -124,7 +151,7 @@ def _add_rule(library: ctypes.CDLL, context: int, name: str, action: int) -> Non
         return
     result = library.seccomp_rule_add(context, action, number, 0)
     # EDOM: no call of this architecture.
-    if result not in (0, -_EDOM):
+    if result not in (0, -errno.EDOM):
         raise Unenforceable(
             f"SystemCallFilter: libseccomp takes no rule for {name}: {os.strerror(-result)}",
             hint="Leave it out of the filter",
@@ -161,87 +188,8 @@ def _library() -> ctypes.CDLL:
     library.seccomp_rule_add.argtypes = [
         *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint)
     ]
+    library.seccomp_rule_add_array.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+    ]
     library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
     return library
-
-
-_known: dict[tuple[int, ...], Groups] = {}
-
-
-def groups() -> Groups:
-    """Return systemd's groups and what is in each, calls and groups. Raises Unenforceable."""
-    try:
-        status = os.stat(_ANALYZE)
-    except OSError:
-        raise _no_groups("it is not installed") from None
-    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if version not in _known:
-        _known[version] = _remembered(version) or _asked(version)
-    return _known[version]
-
-
-def _remembered(version: tuple[int, ...]) -> Groups | None:
-    try:
-        with open(_MEMORY, "rb") as file:
-            if os.fstat(file.fileno()).st_uid != 0:
-                return None
-            of, found = marshal.load(file)  # noqa: S302 - root's
-    except (OSError, ValueError, EOFError, TypeError):
-        return None
-    return found if of == version else None
-
-
-def _asked(version: tuple[int, ...]) -> Groups:
-    import subprocess
-
-    try:
-        done = subprocess.run(
-            [_ANALYZE, "syscall-filter", "--no-pager"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            env={"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
-            timeout=_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise _no_groups(str(error)) from None
-    found = parsed(done.stdout.decode(errors="replace"))
-    if "@default" not in found:
-        raise _no_groups("it lists none")
-    _remember(version, found)
-    return found
-
-
-def parsed(text: str) -> Groups:
-    """Return the groups that systemd-analyze lists: `@name`, and below it what is in it."""
-    found: dict[str, list[str]] = {}
-    group = ""
-    for line in text.splitlines():
-        if line[:1] == "@":
-            group = line.strip()
-            found[group] = []
-        elif line[:1] == " " and line.strip()[:1] != "#" and group:
-            found[group].append(line.strip())
-        elif line[:1] == "#":
-            # What is in no group, or not known.
-            group = ""
-    return found
-
-
-def _remember(version: tuple[int, ...], found: Groups) -> None:
-    """Save the next launch the question, where root may write."""
-    draft = f"{_MEMORY}.{os.getpid()}"
-    try:
-        os.makedirs(os.path.dirname(_MEMORY), mode=0o700, exist_ok=True)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            marshal.dump((version, dict(found)), file)
-        os.rename(draft, _MEMORY)
-    except OSError:
-        pass
-
-
-def _no_groups(why: str) -> Unenforceable:
-    return Unenforceable(
-        f"SystemCallFilter: {_ANALYZE} tells what its groups are, and {why}",
-        hint="Install systemd's own tools, or leave the filter out",
-    )

@@ -180,7 +180,7 @@ def _covers(directives: Mapping[str, Any], managers: Sequence[str]) -> Iterator[
     for path in dict.fromkeys(protection.covers(directives, managers)):
         devices = protection.DEVICES if path == "/dev" else {}
         yield "Cover", path, {"mode": "0700" if path == "/root" else "0755", **devices}
-        for name in protection.kept(path):
+        for name in protection.kept(directives, path):
             yield _tree(f"{path}/{name}", ignore_missing=True)
 
 

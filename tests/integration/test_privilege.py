@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -207,6 +208,33 @@ def test_calls_of_other_architectures_are_denied(sdbox: Sdbox, program: str) -> 
     assert sdbox.run("-pSystemCallArchitectures=native", *words).status == -signal.SIGSYS
     allowed = f"-pSystemCallArchitectures={'x86' if program is I386 else 'x32'}"
     assert sdbox.run(allowed, "--system-calls=~@mount", *words).status == 0
+
+
+# As if `x` had been typed; and how it fails.
+TYPING = """
+import ctypes, errno, os, pty, termios
+reader, writer = os.pipe()
+if pty.fork()[0] == 0:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for request in (termios.TIOCSTI, 0xFFFF00000000 | termios.TIOCSTI):
+        ctypes.set_errno(0)
+        libc.ioctl(0, ctypes.c_ulong(request), b"x")
+        os.write(writer, b"%d " % ctypes.get_errno())
+    os._exit(0)
+os.close(writer)
+while more := os.read(reader, 100):
+    print(more.decode(), end="")
+"""
+
+
+def test_nobody_types_into_a_terminal_from_behind_a_filter(sdbox: Sdbox) -> None:
+    words = ("--", sys.executable, "-I", "-S", "-c", TYPING)
+    allowed = sdbox.run(*words).out.split()
+    # EIO where the kernel has it no more (dev.tty.legacy_tiocsti).
+    assert set(allowed) <= {"0", str(errno.EIO)}
+    assert len(allowed) == 2
+    denied = sdbox.run("--system-calls=~@mount", *words).out.split()
+    assert denied == [str(errno.EPERM)] * 2
 
 
 def test_a_program_that_is_not_there_is_told_from_behind_a_filter(sdbox: Sdbox) -> None:

@@ -392,6 +392,16 @@ def test_a_strict_box_lets_nothing_be_mounted(sdbox: Sdbox) -> None:
     assert sdbox.run("--box=strict", "--", *PYTHON, MOUNTING).out.split() == ["False"] * 5
 
 
+def test_a_strict_box_is_not_left_by_way_of_its_init(sdbox: Sdbox) -> None:
+    # It has all capabilities, and has the namespace around the box open.
+    script = "ls /proc/1/root/ /proc/1/task/1/cwd/; readlink /proc/1/fd/*; kill -KILL 1; echo alive"
+    without = sdbox.sh(script, "--pid-namespace").out
+    assert {"etc", "alive"} <= set(without.split())
+    assert "anon_inode:" in without
+    done = sdbox.sh(script, "--box=strict")
+    assert done.out == "alive\n", done.err
+
+
 # Of what a user namespace would give: rights over what is in it, and no way to it.
 USER_NAMESPACE = "unshare --user --map-root-user --mount sh -c 'mount -t tmpfs x /mnt && echo in'"
 

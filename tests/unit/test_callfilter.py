@@ -7,8 +7,8 @@ import pytest
 from sdbox import seccomp
 from sdbox.box import Box
 from sdbox.callfilter import ALLOW, DENY, KILL, resolve
+from sdbox.callgroups import parsed
 from sdbox.errors import InvalidDirective, Unenforceable
-from sdbox.seccomp import parsed
 
 GROUPS = {
     "@default": ["execve", "exit"],

@@ -32,11 +32,11 @@ LAYERS = {
         "verdict",
     ],
     "systems": [
-        "around", "bpf", "bus", "cgroup", "config", "cpus", "dial", "disk", "door", "embedded.",
-        "ending", "family", "gpus", "groups", "helper", "host", "inner", "inotify", "journal",
-        "kmsg", "line", "loop", "manager", "memo", "memory", "nodes", "output", "pidfd", "plot",
-        "report", "roots", "seccomp", "series", "smallloop", "sockets", "systemd", "topology",
-        "usage", "usermanager", "userns", "users", "verbs", "visitor", "watch",
+        "around", "bpf", "bus", "callgroups", "cgroup", "config", "cpus", "dial", "disk", "door",
+        "embedded.", "ending", "family", "gpus", "groups", "helper", "host", "inner", "inotify",
+        "journal", "kmsg", "line", "loop", "manager", "memo", "memory", "nodes", "output", "pidfd",
+        "plot", "report", "roots", "seccomp", "series", "smallloop", "sockets", "systemd",
+        "topology", "usage", "usermanager", "userns", "users", "verbs", "visitor", "watch",
     ],
     "launcher": [
         "api", "detach", "doctor", "execution", "job", "jobs", "launch", "launcher", "placing",
