@@ -43,11 +43,14 @@ class TooMuch(Exception):
 
 
 class DiskWatch:
-    """DiskMax= of directories, together. Those that are not there count as empty."""
+    """DiskMax= of directories, together. Those that are not there count as empty.
+
+    They are paths, where those are nobody's to change, or descriptors, which stay the caller's.
+    """
 
     share = _SHARE
 
-    def __init__(self, directories: Sequence[str], limit_bytes: int) -> None:
+    def __init__(self, directories: Sequence[str | int], limit_bytes: int) -> None:
         self._directories = tuple(directories)
         self._limit = limit_bytes
         self._walk: Iterator[int] | None = None
@@ -74,7 +77,7 @@ def _excess(message: str) -> Excess:
     return Excess(reason="disk", message=message, ask=False)
 
 
-def walk(directories: Sequence[str], large_bytes: int = _LARGE_BYTES) -> Iterator[int]:
+def walk(directories: Sequence[str | int], large_bytes: int = _LARGE_BYTES) -> Iterator[int]:
     """Yield, now and then and in the end, the bytes on disk that were counted so far.
 
     Files with several names count once, as do those of at least `large_bytes`. Raises TooMuch.
@@ -91,7 +94,9 @@ def walk(directories: Sequence[str], large_bytes: int = _LARGE_BYTES) -> Iterato
     yield tally.bytes
 
 
-def _top(directory: str) -> int | None:
+def _top(directory: str | int) -> int | None:
+    if isinstance(directory, int):
+        return os.dup(directory)
     try:
         return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

@@ -327,7 +327,11 @@ def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
 
 
 # Steps that take only what nobody but root can have put there, and the directives they are of.
-_PLACES = {"NamedRoot": "RootDirectory", "SecureImage": "MountImages"}
+_PLACES = {
+    "NamedRoot": "RootDirectory",
+    "SecureImage": "MountImages",
+    "SecureScratch": "ScratchDirectory",
+}
 
 
 def _place_refused(step: str, place: str, code: int) -> LaunchFailed:

@@ -242,7 +242,7 @@ class Job:
         from sdbox.disk import DiskWatch
 
         private = self._helper.directories(self._launch.key)
-        scratch = [self.plan.scratch] if self.plan.scratch is not None else []
+        scratch = [] if self._report.scratch is None else [self._report.scratch]
         return DiskWatch([*private, *scratch], self.plan.watched["DiskMax"])
 
     def _on_excess(self, excess: Excess) -> None:

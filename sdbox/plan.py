@@ -31,9 +31,9 @@ class Plan:
     `box` is what was asked for, as JSON has it. `files` is what to read back of the cgroup,
     `needs` the systemd version that a directive needs, `watched` the limits that are kept by
     watching. Limits are None where there are none; `spec` is init's part (see sdbox.spec); `cpus`
-    are those that were assigned to the job, `programs` what has to be attached to the cgroup
-    (see sdbox.bpf), and `scratch` is its scratch directory. A job that others may be
-    started inside of has a slice to itself: its limits and `files` are those of that one.
+    are those that were assigned to the job, and `programs` what has to be attached to the cgroup
+    (see sdbox.bpf). A job that others may be started inside of has a slice to itself: its limits
+    and `files` are those of that one.
     """
 
     job: str
@@ -56,7 +56,6 @@ class Plan:
     spec: Mapping[str, Any]
     cpus: tuple[int, ...] | None = None
     programs: tuple[str, ...] = ()
-    scratch: str | None = None
     own_slice: OwnSlice | None = None
 
     @property

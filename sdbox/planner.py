@@ -139,7 +139,6 @@ def make_plan(
         ),
         cpus=cpus,
         programs=_programs(kept),
-        scratch=kept.get("ScratchDirectory"),
         own_slice=own,
     )
 

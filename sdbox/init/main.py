@@ -4,6 +4,7 @@ It tells the supervisor by messages what becomes of the payload:
 
     error STEP PATH ERRNO     the payload was not started
     listening                 with a socket through which those inside will ask for boxes
+    scratch                   with a descriptor of the scratch directory, where there is one
     started PID               with a process file descriptor of the payload
     stopped NUMBER, continued it was, as by ^Z and fg
     exited STATUS             the status of wait(2)
@@ -58,6 +59,7 @@ class Init:
         self.cgroup = -1
         self.exit_status = 0
         self.is_released = False
+        self.scratch: int | None = None
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
@@ -111,7 +113,7 @@ class Init:
             with step("PrivateNetwork"):
                 _loopback_up()
         if namespaces & syscalls.CLONE_NEWNS:
-            mounts.mount_all(
+            self.scratch = mounts.mount_all(
                 self.spec["root_directory"],
                 self.spec["mounts"],
                 self.directories,
@@ -178,6 +180,10 @@ class Init:
             name, path, number = message.split(b"\0")
             raise StepError(name.decode(), os.fsdecode(path), int(number))
         descriptor = os.pidfd_open(child)
+        if self.scratch is not None:
+            # By its path, another directory might be found there by now.
+            tell(self.report, "scratch", fds=(self.scratch,))
+            os.close(self.scratch)
         tell(self.report, "started", child, fds=(descriptor,))
         os.close(descriptor)
         return child

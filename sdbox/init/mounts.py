@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sdbox.init import syscalls
 from sdbox.init.steps import step
@@ -42,7 +42,7 @@ def mount_all(
     verified_root: tuple[int, int] | None = None,
     ephemeral: bool = False,
     protections: Iterable[tuple[str, str, bool]] = (),
-) -> None:
+) -> int | None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
     `private_directories` are the paths of the box's own directories, by destination; `others` are
@@ -50,7 +50,7 @@ def mount_all(
     put there, or, in a user namespace, which has no word for root, one that is not the
     `verified_root` (device, inode). An `ephemeral` one is not changed by what is written to it,
     which is kept in the private directory for / or in memory. `protections` are carried out when
-    all is mounted.
+    all is mounted. Return a descriptor of the scratch directory, or None.
     """
     if protections:
         # Now, while it is to be seen.
@@ -65,7 +65,7 @@ def mount_all(
         layer=private_directories.get("/") if ephemeral else "",
     )
     trees += [(("Nestable", destination, {}), tree) for destination, tree in others]
-    _attach_all(root, trees)
+    scratch = _attach_all(root, trees)
     if protections:
         protect(root, protections)
     if root_directory is not None:
@@ -73,6 +73,7 @@ def mount_all(
             os.fchdir(root)
             syscalls.pivot_root()
     os.close(root)
+    return scratch
 
 
 def _open_all(
@@ -132,22 +133,22 @@ def _temporary(*, options: dict[str, str], attributes: int, read_only: bool) -> 
     return syscalls.new_mount("tmpfs", attributes, **options)
 
 
-def _scratch(*, directory: str, uid: int) -> int:
-    from sdbox.init import scratch
+def _scratch(**arguments: Any) -> int:
+    from sdbox.init.scratch import scratch
 
-    return scratch.scratch(directory=directory, uid=uid)
-
-
-def _below_scratch(*, directory: str, place: str, uid: int, gid: int) -> int:
-    from sdbox.init import scratch
-
-    return scratch.below(directory=directory, place=place, uid=uid, gid=gid)
+    return scratch(**arguments)
 
 
-def _image(*, source: str, ignore_missing: bool) -> int | None:
-    from sdbox.init import images
+def _below_scratch(**arguments: Any) -> int:
+    from sdbox.init.scratch import below
 
-    return images.mount(source=source, ignore_missing=ignore_missing)
+    return below(**arguments)
+
+
+def _image(**arguments: Any) -> int | None:
+    from sdbox.init.images import mount
+
+    return mount(**arguments)
 
 
 def _cover(**arguments: Any) -> int:
@@ -214,11 +215,11 @@ def _open_directory(path: str, *, secure: bool, verified: tuple[int, int] | None
     return fd
 
 
-def _attach_all(root: int, trees: Iterable[tuple[Mount, int]]) -> None:
-    """Attach each mount at its destination, and let go of them."""
+def _attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> int | None:
+    """Attach each mount at its destination, and let go of them, but for the scratch directory."""
     # Where to look up what comes below a path, instead of the root.
     confined = {"/": root}
-    read_only, trees = [], list(trees)
+    read_only, scratch = [], None
     for (kind, destination, arguments), tree in trees:
         with step("mount", destination):
             above = max((place for place in confined if _is_below(destination, place)), key=len)
@@ -230,8 +231,12 @@ def _attach_all(root: int, trees: Iterable[tuple[Mount, int]]) -> None:
             read_only.append(tree)
     for tree in read_only:
         syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
-    for _, tree in trees:
-        os.close(tree)
+    for (kind, _, _), tree in trees:
+        if kind == "ScratchDirectory":
+            scratch = tree
+        else:
+            os.close(tree)
+    return scratch
 
 
 def _is_below(path: str, place: str) -> bool:

@@ -11,8 +11,10 @@ import errno
 import os
 import stat
 
-from sdbox.init import syscalls
+from sdbox.init import secure, syscalls
 from sdbox.init.steps import StepError
+
+SECURE_STEP = "SecureScratch"
 
 _NO_DEVICES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _OTHERS_ENTER = stat.S_IXGRP | stat.S_IXOTH
@@ -53,7 +55,19 @@ def below(*, directory: str, place: str, uid: int, gid: int) -> int:
 
 
 def _opened(step: str, directory: str, uid: int) -> int:
-    """Open the directory itself. What is above is not the user's."""
+    """Open the directory itself, which is its user's.
+
+    One of root's is taken only where nobody else can have put it: with what is above it in their
+    hands, users might have any directory of root's taken for theirs.
+    """
+    fd = _found(step, directory, uid)
+    if uid > 0 and os.fstat(fd).st_uid == 0:
+        os.close(fd)
+        fd = secure.open_directory(directory, SECURE_STEP)
+    return fd
+
+
+def _found(step: str, directory: str, uid: int) -> int:
     parent, name = os.path.split(directory)
     try:
         above = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

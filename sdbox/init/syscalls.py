@@ -198,12 +198,6 @@ def new_mount(kind: str, attributes: int, **options: str | None) -> int:
         os.close(context)
 
 
-def unmount(mount: int) -> None:
-    """Take away the mount that `mount` holds open, which stays there for who has it open."""
-    path = f"/proc/self/fd/{mount}"
-    _checked(_libc.umount2(path.encode(), MNT_DETACH), path)
-
-
 def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
     """Open `path` as if `root` were the root directory: no symlink and no `..` leads out of it."""
     return _openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)

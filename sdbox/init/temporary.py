@@ -20,7 +20,7 @@ def shared(size: str, count: int) -> Sequence[int]:
     syscalls.move_mount(whole, root, "/")
     os.close(root)
     trees = [_directory(whole, str(number)) for number in range(count)]
-    syscalls.unmount(whole)
+    syscalls.detach(whole)
     os.close(whole)
     return trees
 

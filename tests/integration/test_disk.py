@@ -224,6 +224,24 @@ def test_a_scratch_directory_that_is_too_full(sdbox: Sdbox, tree: Path, place: s
     hog(sdbox, place.format(tree), *options)
 
 
+def test_a_scratch_directory_that_is_moved_away_is_still_counted(sdbox: Sdbox, tree: Path) -> None:
+    """It may be in a directory of the user's, or in one like /tmp, where its owner may move it."""
+    place = tree / "dir_1"
+    place.mkdir()
+    for path in (tree, place):
+        os.chown(path, NOBODY, -1)
+    options = ("--disk=16M", "--user=nobody", f"--scratch={place}", "--chdir=/")
+    hog_there = HOG.replace("$0", "hog")
+    job = sdbox.start_sh(f"cd {place}; echo up; read line; {hog_there}", *options)
+    assert job.line() == "up"
+    place.rename(tree / "elsewhere")
+    place.mkdir()
+    job.send(b"\n")
+    done = job.end()
+    assert done.status == -signal.SIGKILL
+    assert "disk limit" in done.err
+
+
 def test_it_is_of_all_together(sdbox: Sdbox, tree: Path) -> None:
     script = "head -c 12M /dev/zero > /tmp/a; head -c 12M /dev/zero > $0/b; exec sleep 600"
     os.chown(tree, 0, 0)

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sdbox.box import Box
+from sdbox.errors import LaunchFailed
 from sdbox.init import scratch as of_init
 from sdbox.init.steps import StepError
+from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Sdbox
 
@@ -128,6 +131,18 @@ def test_devices_and_other_users_rights_are_not_to_be_had_there(
     assert "nosuid,nodev" in done.out.split()[5]
 
 
+async def test_a_launcher_keeps_no_descriptor(scratch: Path, new_id: Callable[[], str]) -> None:
+    """Not of a job that ends, nor of one that does not start."""
+    box = Box(User="nobody", ScratchDirectory=scratch, PrivateTmp=True, DiskMax="1G")
+    async with Launcher() as launcher:
+        await launcher.run(["true"], box=box, id=new_id())
+        before = sorted(os.listdir("/proc/self/fd"))
+        assert (await launcher.run(["true"], box=box, id=new_id())).exit_code == 0
+        with pytest.raises(LaunchFailed):
+            await launcher.run(["/nonexistent"], box=box, id=new_id())
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 # --- the scratch directory is its user's, who may put anything there
 
 
@@ -191,6 +206,25 @@ def test_whose_scratch_directory_it_is(sdbox: Sdbox, scratch: Path, owner: int) 
     else:
         assert done.status == 125
         assert done.err.endswith("It must belong to the job's user, or to root\n")
+
+
+def test_one_of_roots_is_not_to_be_reached_by_what_is_the_users(
+    sdbox: Sdbox, scratch: Path
+) -> None:
+    """With a link on the way, any directory of root's could be meant."""
+    target = scratch.parent / "roots"
+    (target / "dir").mkdir(parents=True)
+    (scratch / "way").symlink_to(target)
+    place = scratch / "way/dir"
+    options = ("--user=nobody", f"--scratch={place}", "--private-tmp", "--chdir=/")
+    done = sdbox.run(*options, "--", "true")
+    assert done.status == 125
+    assert done.err == f"sdbox: ScratchDirectory: {scratch} is not root's. chown root {scratch}\n"
+    assert list((target / "dir").iterdir()) == []
+    # In a directory of root's own it may be.
+    options = ("--user=nobody", f"--scratch={target}/dir", "--private-tmp", "--chdir=/")
+    assert sdbox.run(*options, "--", "true").status == 0
+    assert (target / "dir/tmp").owner() == "nobody"
 
 
 def test_one_that_is_not_there(sdbox: Sdbox) -> None:
