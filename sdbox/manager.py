@@ -12,6 +12,7 @@ from sdbox.bus import Bus, variant
 from sdbox.errors import ConnectionLost, LaunchFailed, ManagerRefused, TimedOut
 from sdbox.record import record
 from sdbox.systemd import (
+    FROZEN_BY_PARENT,
     JOB_FAILED,
     NO_SUCH_PROCESS,
     NO_SUCH_UNIT,
@@ -294,9 +295,17 @@ class Manager:
     async def _stopped(self, unit: str) -> str:
         """The result of systemd's job to stop a unit: `frozen` where it could not be thawed."""
         if self.version > _STOP_THAWS_UP_TO:
-            with _unless(UNIT_INACTIVE, UNIT_BUSY, NOT_SUPPORTED):
-                await self._call("ThawUnit", "s", unit)
+            await self._thaw_all(unit)
         return await self._job("StopUnit", "ss", unit, "replace")
+
+    async def _thaw_all(self, unit: str) -> None:
+        """Thaw a unit and then, since a slice is stopped with what is in it, those in there."""
+        with _unless(UNIT_INACTIVE, UNIT_BUSY, NOT_SUPPORTED):
+            await self._call("ThawUnit", "s", unit)
+        if unit.endswith(".slice"):
+            for one in await self.unit_property(unit, "Unit", "RequiredBy"):
+                with _unless(NO_SUCH_UNIT, FROZEN_BY_PARENT):
+                    await self._thaw_all(one)
 
     async def _killed(self, unit: str) -> bool:
         """Kill what a unit has, and wait for its removal; return whether that came soon."""
