@@ -124,6 +124,14 @@ def test_the_box_around_is_what_verbs_are_about(sdbox: Sdbox) -> None:
     assert loaded(sdbox) == []
 
 
+def test_stopping_the_one_around_stops_what_is_frozen_inside(sdbox: Sdbox) -> None:
+    job = started_three_deep(sdbox, "--stop-timeout=20")
+    assert sdbox.call("freeze", f"{job.id}.b").status == 0
+    assert sdbox.call("stop", job.id).status == 0
+    job.end()
+    assert loaded(sdbox) == []
+
+
 def test_the_end_of_the_one_around_is_the_end_of_all(sdbox: Sdbox) -> None:
     again = inner(sdbox, "--", "sh", "-c", "echo $$; sleep 1000")
     script = f"setsid {' '.join(map(quoted, again))} & read pid; exit 3"
