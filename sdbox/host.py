@@ -36,8 +36,7 @@ class Endpoint:
     `pid_namespace` is a process descriptor where the manager has a PID namespace of its own, and
     `launch_cgroup` where processes must be for the manager to be able to move them. `journal` is
     the directory of the journal's sockets, `units` that of systemd's links for units that are not
-    inactive, where that is known.
-    the directory of the journal's sockets. `nested` is the manager of the box that this process is
+    inactive, where that is known. `nested` is the manager of the box that this process is
     in, by way of a socket in it; units are in its `slice`, and job ids begin with its `prefix`.
     """
 

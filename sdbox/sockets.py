@@ -16,5 +16,17 @@ _SIGNS = {
 
 def managers() -> tuple[str, ...]:
     """Return those of sdbox.protection's MANAGERS and ENGINES that there are."""
-    found = [path for path in MANAGERS if any(map(os.path.lexists, _SIGNS[path]))]
+    found = [
+        path
+        for path in MANAGERS
+        if any(map(os.path.lexists, _SIGNS[path])) and not _is_covered(path)
+    ]
     return (*found, *filter(os.path.lexists, ENGINES))
+
+
+def _is_covered(path: str) -> bool:
+    """Whether the box that this process is in has something empty there, and for good."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not os.listdir(path)
+    except OSError:
+        return False

@@ -14,7 +14,7 @@ import pytest
 
 from sdbox.init import wire
 from sdbox.init.nest import SOCKET
-from tests.conftest import SECONDS, wait_for_process
+from tests.conftest import CHECKOUT, SECONDS, wait_for_process
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -231,6 +231,31 @@ def test_verbs_work_inside_for_what_is_inside(sdbox: Sdbox) -> None:
     script = script.replace("list --json x", "list --json '*.x'")
     done = sdbox.sh(script, "--nestable")
     assert done.out.split() == ["frozen", "1", "[]"], done.err
+
+
+def test_inside_of_the_strict_box(sdbox: Sdbox) -> None:
+    """Whose jobs have no right to make namespaces: a box without them is to be had."""
+    seen = [f"--bind-ro={place}" for place in (CHECKOUT, sys.prefix)]
+    words = inner(sdbox, "--", "sh", "-c", f"id -u; {PLACE}")
+    done = sdbox.run("--box=strict", *seen, "--nestable", "--", *words)
+    assert done.status == 0, done.err
+    assert f"/{slice_of(done.id)}/sdbox-{done.id}." in done.out
+    denied = inner(sdbox, "--pid-namespace", "--", "true")
+    done = sdbox.run("--box=strict", *seen, "--nestable", "--", *denied)
+    assert (done.status, done.err.count("\n")) == (125, 1)
+    assert "Operation not permitted" in done.err
+
+
+def test_a_root_directory_inside(sdbox: Sdbox, tmp_path: Path) -> None:
+    for name in ("proc", "sys", "dev", "run", "etc", "usr", "bin", "lib", "lib64", "tmp"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    seen = [f"--bind-ro={place}" for place in ("/usr", "/bin", "/lib", "/lib64", "/etc")]
+    seen += [f"--bind-ro={place}" for place in (CHECKOUT, sys.prefix)]
+    words = inner(sdbox, "--pid-namespace", "--", "sh", "-c", f"ls -d /root /tmp; {PLACE}")
+    root = f"--root={tmp_path / 'root'}"
+    done = sdbox.run(root, *seen, "--nestable", "--", *words)
+    assert done.out.startswith("/tmp\n"), done.err
+    assert f"/{slice_of(done.id)}/sdbox-{done.id}." in done.out
 
 
 def test_who_is_in_no_nestable_box_is_refused(sdbox: Sdbox) -> None:
