@@ -343,6 +343,10 @@ def _place_refused(step: str, place: str, code: int) -> LaunchFailed:
 
 
 _HINTS = {
+    ("setns", errno.EPERM): (
+        "An ordinary user's service is in the namespaces of his systemd: leave out --service and"
+        " --detach, or start it from there"
+    ),
     ("MountAPIVFS", errno.EPERM): (
         "Parts of this machine's /proc or /sys are covered, as in containers: only root may have"
         " it mounted anew, for PrivatePIDs and PrivateNetwork"

@@ -151,7 +151,8 @@ def _chosen(choice: Choice) -> Endpoint | None:
         from sdbox import usermanager
 
         bus, root = usermanager.find(CGROUP_ROOT)
-        return Endpoint(kind="user", bus_socket=bus, cgroup_root=root, journal=JOURNAL)
+        units = f"{usermanager.runtime_directory()}/systemd/units"
+        return Endpoint(kind="user", bus_socket=bus, cgroup_root=root, journal=JOURNAL, units=units)
     if choice == "none":
         return Endpoint(kind="none", bus_socket="", cgroup_root="", journal=JOURNAL)
     return _system() if choice == "system" else None

@@ -226,7 +226,8 @@ def _process(
     if caller.inherited is not None:
         # CPUs that were asked for, init has from systemd already.
         cpus = () if "CPUAffinity" in directives else caller.inherited["cpus"]
-        yield "Inherit", {**caller.inherited, "cpus": cpus}
+        groups = None if caller.user else caller.inherited["groups"]
+        yield "Inherit", {**caller.inherited, "cpus": cpus, "groups": groups}
     if _is_inits("CPUAffinity", directives, unit_type):
         yield "CPUAffinity", {"cpus": list(directives["CPUAffinity"])}
     asked = directives.get("WorkingDirectory")

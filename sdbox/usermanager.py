@@ -24,18 +24,19 @@ def find(hierarchy: str) -> tuple[str, str]:
     `hierarchy` is where the cgroups are. Raises ManagerUnavailable.
     """
     directory = runtime_directory()
-    bus = f"{directory}/bus"
-    manager = _manager(directory)
-    if not os.path.exists(bus):
+    private, bus = f"{directory}/systemd/private", f"{directory}/bus"
+    # Not connected to: systemd says in the journal that it was for nothing.
+    if not os.path.exists(private):
         raise ManagerUnavailable(
-            f"{bus} is not there: this user's systemd has no bus",
-            hint="Install dbus-user-session, or leave it to --manager none",
+            f"There is no systemd of this user: {private} is not there",
+            hint=_HINT.format(user=user_name()),
         )
+    manager = _listener(bus)
     cgroup = path_of(manager)
     if cgroup is None or not cgroup.endswith(_OWN):
         raise ManagerUnavailable(
-            f"This user's systemd (PID {manager}) has no cgroup of its own",
-            hint="Have it started as user@.service is; or leave it to --manager none",
+            f"{bus}: PID {manager}, which has made it, is no systemd with a cgroup of its own",
+            hint="It has to be user@.service's; or leave it to --manager none",
         )
     root = hierarchy + cgroup.removesuffix(_OWN)
     if not os.path.exists(f"{root}/cgroup.controllers"):
@@ -52,16 +53,15 @@ def runtime_directory() -> str:
     return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
 
 
-def _manager(directory: str) -> int:
-    """Return the PID of the manager whose sockets are in a directory: of who listens there."""
-    path = f"{directory}/systemd/private"
+def _listener(path: str) -> int:
+    """Return the PID of who listens at a user's bus: systemd, which starts that when it is used."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             sock.connect(path)
         except OSError as error:
             raise ManagerUnavailable(
-                f"There is no systemd of this user: {path}: {error.strerror}",
-                hint=_HINT.format(user=user_name()),
+                f"{path}: {error.strerror}: this user's systemd has no bus",
+                hint="Install dbus-user-session, or leave it to --manager none",
             ) from None
         data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(data)

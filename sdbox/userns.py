@@ -18,7 +18,7 @@ _SWITCHES = (
     ("user/max_user_namespaces", "0", "As root: `sysctl -w user.max_user_namespaces=10000`"),
     ("kernel/apparmor_restrict_unprivileged_userns", "1", _PROFILE),
 )
-_WITHOUT = "do without all that isolates, with -p ManagerAccess=yes"
+_WITHOUT = "do without all that isolates"
 _OTHERWISE = (
     "The container or service that this runs in may forbid it: run sdbox outside, or as root"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from sdbox.host import booted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,3 +47,18 @@ def place_of(uid: int) -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place)
+
+
+@contextmanager
+def user_manager() -> Iterator[None]:
+    """That user's own systemd, as with linger; skip where none can be started."""
+    if os.geteuid() != 0 or not booted():
+        pytest.skip("systemd, which starts users' managers, is not this machine's PID 1")
+    unit = f"user@{NOBODY}.service"
+    started = subprocess.run(["systemctl", "start", unit], check=False, capture_output=True)
+    if started.returncode or not Path(f"/run/user/{NOBODY}/bus").exists():
+        pytest.skip("no manager of an ordinary user can be started here")
+    try:
+        yield
+    finally:
+        subprocess.run(["systemctl", "stop", unit], check=True)

@@ -57,16 +57,21 @@ def _inherit(
     *,
     uid: int,
     gid: int,
-    groups: list[int],
+    groups: list[int] | None,
     umask: int,
     nice: int,
     limits: dict[int, tuple[int, int]],
     cpus: tuple[int, ...],
 ) -> None:
-    """Give a service's process what a child of the caller would have."""
+    """Give a service's process what a child of the caller would have.
+
+    An ordinary user, for whom `groups` is None, has his manager's groups, and limits up to its.
+    """
     os.umask(umask)
     os.setpriority(os.PRIO_PROCESS, 0, nice)
     for number, (soft, hard) in limits.items():
+        if groups is None:
+            soft, hard = _within(number, soft), _within(number, hard)
         _limit(resource_number=number, soft=soft, hard=hard)
     try:
         os.sched_setaffinity(0, cpus or os.sched_getaffinity(0))
@@ -74,7 +79,16 @@ def _inherit(
         # EINVAL: none of them is the unit's to use, which is where a child would be moved to.
         if error.errno != errno.EINVAL:
             raise
-    _credentials(uid=uid, gid=gid, groups=groups)
+    if groups is not None:
+        _credentials(uid=uid, gid=gid, groups=groups)
+
+
+def _within(resource_number: int, limit: int) -> int:
+    """Return a limit that an ordinary user, who can't raise his hard one, may have here."""
+    most = resource.getrlimit(resource_number)[1]
+    if most == resource.RLIM_INFINITY:
+        return limit
+    return most if limit == resource.RLIM_INFINITY else min(limit, most)
 
 
 def _affinity(*, cpus: list[int]) -> None:

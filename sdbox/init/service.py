@@ -11,6 +11,7 @@ itself, and from there on is the same as a scope's.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import marshal
 import os
@@ -74,12 +75,40 @@ def _take_no_signals() -> None:
 
 
 def enter(process: int, root: int, namespaces: int) -> None:
-    """Go to the namespaces of a process, and to its root directory."""
+    """Go to the namespaces of a process, and to its root directory.
+
+    An ordinary user may not, and has to be there already.
+    """
+    if os.geteuid() != 0:
+        _check_is_there(process, root, namespaces)
+        return
     with step("setns"):
         syscalls.setns(process, namespaces)
     with step("chroot"):
         os.fchdir(root)
         os.chroot(".")
+
+
+# Their files in /proc/PID/ns.
+_NAMES = {
+    syscalls.CLONE_NEWNS: "mnt",
+    syscalls.CLONE_NEWUTS: "uts",
+    syscalls.CLONE_NEWCGROUP: "cgroup",
+    syscalls.CLONE_NEWNET: "net",
+    syscalls.CLONE_NEWIPC: "ipc",
+}
+
+
+def _check_is_there(process: int, root: int, namespaces: int) -> None:
+    with step("setns"):
+        with open(f"/proc/self/fdinfo/{process}", encoding="ascii") as lines:
+            pid = next(line.split()[1] for line in lines if line.startswith("Pid:"))
+        for flag, name in _NAMES.items():
+            own, other = (os.stat(f"/proc/{one}/ns/{name}") for one in ("self", pid))
+            if namespaces & flag and not os.path.samestat(own, other):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+        if not os.path.samestat(os.fstat(root), os.stat("/")):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "/")
 
 
 def _first_of_its_namespace(spec: dict[str, Any]) -> tuple[int, ...]:
@@ -90,9 +119,14 @@ def _first_of_its_namespace(spec: dict[str, Any]) -> tuple[int, ...]:
     this = os.pidfd_open(os.getpid())
     if not spec["private_pids"] or os.getpid() == 1:
         return (this,)
-    with step("PrivatePIDs"):
-        syscalls.unshare(syscalls.CLONE_NEWPID)
-        child = os.fork()
+    if spec["user_namespace"]:
+        from sdbox.init import userns
+
+        child = userns.fork()
+    else:
+        with step("PrivatePIDs"):
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+            child = os.fork()
     if child:
         _end_with(child)
     return os.pidfd_open(os.getpid()), this
