@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # The step of that name of `sdbox.init.userns`.
 _USER_NAMESPACE = "user namespace"
 
+# What of a box is made by the helper, before there is an init.
+_BEFORE_INIT = ("enter", "family", "private_directories", "private_pids", "user_namespace")
+
 Streams = tuple[int, int, int]
 Answer = tuple[list[bytes], list[int]]
 
@@ -39,7 +42,8 @@ _REMOVE_SECONDS = 3600.0
 _END_SECONDS = 60.0
 
 _PROGRAM = (
-    "import sys; sys.path.append({root!r}); from sdbox.init.helper import main; main(*{arguments})"
+    "import sys; sys.path.append({root!r}); from sdbox.init.helper import main;"
+    " main(*{arguments}, spares=True)"
 )
 
 
@@ -57,6 +61,7 @@ class Helper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._directories: dict[str, list[str]] = {}
         self._gone = False
+        self._spare: tuple[int, int] | None = None
 
     @classmethod
     def fork(
@@ -127,9 +132,40 @@ class Helper:
             with open(memory, "wb", closefd=False) as file:
                 marshal.dump(dict(spec), file)
             os.lseek(memory, 0, os.SEEK_SET)
-            self._send("launch", key, (memory, report.fileno(), *streams, *held))
+            fds = (memory, report.fileno(), *streams, *held)
+            if spare := self._spare_for(spec):
+                self._use(key, fds, *spare)
+            else:
+                self._send("launch", key, fds)
         finally:
             os.close(memory)
+
+    def _spare_for(self, spec: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Take the init that is forked already, if a box begins as that has begun."""
+        if self._spare is None or any(spec[name] for name in _BEFORE_INIT):
+            return None
+        from sdbox.pidfd import has_ended
+
+        spare, self._spare = self._spare, None
+        if not has_ended(spare[1]):
+            return spare
+        os.close(spare[1])
+        return None
+
+    def _use(self, key: str, fds: tuple[int, ...], pid: int, pidfd: int) -> None:
+        """Have a box begun by the spare init; the answer about that is known beforehand."""
+        try:
+            self._send("use", key, fds, pid)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        name = os.fsencode(key)
+        self._future(name).set_result(([b"forked", name, b"%d" % pid], [pidfd]))
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare[1])
+            self._spare = None
 
     async def launched(self, key: str) -> tuple[int, int]:
         """Return the PID of a forked init, as the helper sees it, and its descriptor."""
@@ -207,6 +243,7 @@ class Helper:
 
         loop.running().remove_reader(self.control.fileno())
         self.control.close()
+        self._drop_spare()
         pidfd = os.pidfd_open(self.pid)
         try:
             async with loop.within(_END_SECONDS, "The end of the helper"):
@@ -259,9 +296,9 @@ class Helper:
                 self._answers[name].set_exception(_helper_gone())
         return self._answers[name]
 
-    def _send(self, verb: str, key: str, fds: tuple[int, ...]) -> None:
+    def _send(self, verb: str, key: str, fds: tuple[int, ...], *more: int) -> None:
         try:
-            wire.send(self.control, verb, key, fds=fds)
+            wire.send(self.control, verb, key, *more, fds=fds)
         except OSError as error:
             raise _helper_gone() from error
 
@@ -269,6 +306,9 @@ class Helper:
         fields, fds = wire.receive(self.control)
         if not fields:
             self._on_gone()
+        elif fields[0] == b"spare":
+            self._drop_spare()
+            self._spare = int(fields[2]), fds[0]
         elif fields[1] in self._forgotten:
             wire.close(fds)
             if fields[0] == b"finished":

@@ -10,6 +10,9 @@ directories, and the duty to end every box when the supervisor is gone.
                                             or -> error KEY STEP PATH ERRNO
                    for a service, whose init systemd starts
                                                -> handed KEY DIRECTORY...      + socket
+                                                  spare "" PID                 + pidfd
+    use KEY PID    as launch, of the init that was told of as spare, if the box has nothing that
+                   is made before its init
     placed KEY     the unit's cgroup directory
     connect PATH                               -> connected PATH ERRNO         + socket
     finish KEY     when the unit is gone; every key ends with it
@@ -28,7 +31,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from sdbox.init import cleanup, syscalls, wire
-from sdbox.init.main import Init
+from sdbox.init.descriptors import close_all_but
+from sdbox.init.spare import HELD, Spare, become_init
 from sdbox.init.steps import StepError, step
 
 TYPE_CHECKING = False
@@ -38,10 +42,6 @@ if TYPE_CHECKING:
 # How long the boxes of a vanished supervisor may take to die: a process in uninterruptible sleep
 # dies when its input or output is done.
 _END_SECONDS = 30.0
-
-# Of the descriptors that come with a launch, those from here on are only held: they come after the
-# report socket and the streams.
-_HELD = 4
 
 # How long it may take somebody to kill all processes of a unit, one after the other.
 _MOMENT_SECONDS = 0.2
@@ -81,16 +81,21 @@ class Child:
 
 
 class Helper:
-    """Serves one supervisor, known by its process descriptor, until that ends or hangs up."""
+    """Serves one supervisor, known by its process descriptor, until that ends or hangs up.
 
-    def __init__(self, control: socket.socket, supervisor: int) -> None:
+    `spares`: whether there is to be an init that is forked ahead of the next launch.
+    """
+
+    def __init__(self, control: socket.socket, supervisor: int, *, spares: bool) -> None:
         self.control = control
         self.supervisor = supervisor
+        self.spares = spares
         self.self_pidfd = os.pidfd_open(os.getpid())
         self.children: dict[bytes, Child] = {}
         self.removers: set[int] = set()
         self.ended: dict[int, Callable[[int], None]] = {}
         self.poll = select.poll()
+        self.spare: Spare | None = None
         # Blocked here and inherited by every init: neither may die of a signal meant for the
         # payload, as ^C at a terminal or the manager's SIGTERM is.
         every = signal.valid_signals()
@@ -109,6 +114,7 @@ class Helper:
         """Serve, then end what is left."""
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(self.supervisor, select.POLLIN)
+        self._make_spare()
         while self._serve_once():
             pass
         self._end_all()
@@ -137,9 +143,11 @@ class Helper:
         fields, fds = wire.receive(self.control)
         if not fields:
             return False
-        verb, key = fields
+        verb, key, *more = fields
         if verb == b"launch":
             self._launch(key, fds)
+        elif verb == b"use":
+            self._use(key, int(more[0]), fds)
         elif verb == b"placed":
             self._placed(key, *fds)
         elif verb == b"finish":
@@ -160,12 +168,36 @@ class Helper:
             self.tell("connected", path, number, fds=(sock.fileno(),))
 
     def _launch(self, key: bytes, fds: list[int]) -> None:
-        # The sender is this process's own supervisor, and runs the same Python: marshal is
-        # there without an import, and keeps bytes as they are.
-        with open(fds[0], "rb", closefd=False) as file:
-            spec = marshal.load(file)  # noqa: S302
-        self.launch(key, spec, fds[1:])
+        self.launch(key, wire.spec(fds[0]), fds[1:])
         wire.close(fds)
+
+    def _use(self, key: bytes, pid: int, fds: list[int]) -> None:
+        """Give a launch to the spare init, whose PID the supervisor goes on with already.
+
+        Where that is not there any more, init's report says so, which is closed with the rest.
+        """
+        spare = self.spare
+        if spare is not None and spare.pid == pid:
+            self.spare = None
+            self.poll.unregister(spare.pidfd)
+            spare.give(fds)
+            self.children[key] = Child(spare.pid, spare.pidfd, {}, fds[1 + HELD :])
+            self._await_end(spare.pidfd, lambda fd: self._reap(key))
+        wire.close(fds)
+
+    def _make_spare(self) -> None:
+        """Fork an init for the next launch, if that is wanted and there is none."""
+        if self.spares and self.spare is None:
+            self.spare = Spare((self.supervisor, self.self_pidfd))
+            self._await_end(self.spare.pidfd, self._spare_ended)
+            self.tell("spare", "", self.spare.pid, fds=(self.spare.pidfd,))
+
+    def _spare_ended(self, pidfd: int) -> None:
+        """Take note that somebody has killed it."""
+        self.poll.unregister(pidfd)
+        if self.spare is not None:
+            self.spare.reap()
+        self.spare = None
 
     def launch(self, key: bytes, spec: dict[str, Any], fds: Sequence[int]) -> None:
         """Fork an init, which gets a report socket, its streams and what to hold, and tell."""
@@ -188,7 +220,7 @@ class Helper:
             syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         pid = self._fork(spec, fds, directories)
         pidfd = os.pidfd_open(pid)
-        self.children[key] = child = Child(pid, pidfd, directories, fds[_HELD:])
+        self.children[key] = child = Child(pid, pidfd, directories, fds[HELD:])
         child.orphans = spec["family"] and not spec["private_pids"]
         self._await_end(pidfd, lambda fd: self._reap(key))
         self.tell("forked", key, pid, *directories.values(), fds=(pidfd,))
@@ -204,7 +236,7 @@ class Helper:
             marshal.dump((spec, directories), file)
             file.flush()
             wire.send(ours, "box", fds=(memory, root, self.supervisor, self.self_pidfd, *fds))
-            self.children[key] = Child(0, -1, directories, fds[_HELD:])
+            self.children[key] = Child(0, -1, directories, fds[HELD:])
             self.tell("handed", key, *directories.values(), fds=(theirs.fileno(),))
         os.close(root)
 
@@ -220,7 +252,7 @@ class Helper:
             with step("fork"):
                 pid = os.fork()
             if pid == 0:
-                self._become_init(spec, fds, directories)
+                become_init(spec, fds, directories, (self.supervisor, self.self_pidfd))
             return pid
         finally:
             if private_pids:
@@ -238,22 +270,8 @@ class Helper:
         with step("fork"):
             pid = userns.fork() if spec["private_pids"] else os.fork()
         if pid == 0:
-            self._become_init(spec, fds, directories)
+            become_init(spec, fds, directories, (self.supervisor, self.self_pidfd))
         return pid
-
-    def _become_init(
-        self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
-    ) -> NoReturn:
-        try:
-            report, *streams = fds[:_HELD]
-            guardians = (self.supervisor, self.self_pidfd)
-            for number, stream in enumerate(streams):
-                os.dup2(stream, number)
-            close_all_but({0, 1, 2, report, *guardians, *fds[_HELD:]})
-            init = Init(spec, socket.socket(fileno=report), guardians, directories)
-            init.run()
-        finally:
-            os._exit(1)
 
     def _placed(self, key: bytes, cgroup: int, init: int | None = None) -> None:
         """Take note of the unit's cgroup, and of an init that is not this process's child."""
@@ -262,6 +280,8 @@ class Helper:
         if init is not None:
             child.pidfd = init
             self._await_end(init, lambda fd: self._reap(key))
+        # Now nobody but the payload is in need of a CPU.
+        self._make_spare()
 
     def _await_end(self, pidfd: int, callback: Callable[[int], None]) -> None:
         self.ended[pidfd] = callback
@@ -325,6 +345,8 @@ class Helper:
     def _end_all(self) -> None:
         """The supervisor is gone: no box may outlive it."""
         deadline = time.monotonic() + _END_SECONDS
+        if self.spare is not None:
+            self.spare.close()
         self._leave_it_to_init()
         for child in self.children.values():
             if child.cgroup >= 0:
@@ -358,32 +380,23 @@ class Helper:
             self._end_orphans()
 
 
-def close_all_but(keep: set[int]) -> None:
-    """Close every descriptor that is not in `keep`."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in keep:
-            try:
-                os.close(int(name))
-            except OSError:
-                # The descriptor that listed the directory.
-                pass
-
-
 def main(
     control: int,
     supervisor: int,
     cgroup: str | None = None,
     first: Callable[[Helper], None] | None = None,
+    *,
+    spares: bool = False,
 ) -> NoReturn:
     """Be the helper, on an inherited socket and the supervisor's process descriptor.
 
     `cgroup` is a cgroup to move to, where inits could not be moved to their units otherwise.
-    `first` is work to do before anything is asked for.
+    `first` is work to do before anything is asked for. `spares`: whether to fork inits ahead.
     """
     if cgroup is not None:
         with open(f"{cgroup}/cgroup.procs", "wb", buffering=0) as file:
             file.write(b"0")
-    helper = Helper(socket.socket(fileno=control), supervisor)
+    helper = Helper(socket.socket(fileno=control), supervisor, spares=spares)
     if first is not None:
         first(helper)
     null = os.open("/dev/null", os.O_RDWR)

@@ -20,7 +20,7 @@ import socket
 import termios
 
 from sdbox.init import syscalls, wire
-from sdbox.init.helper import close_all_but
+from sdbox.init.descriptors import close_all_but
 from sdbox.init.main import Init
 from sdbox.init.steps import StepError, step
 

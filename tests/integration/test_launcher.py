@@ -186,6 +186,44 @@ async def test_an_id_that_is_taken(new_id: Callable[[], str]) -> None:
         assert (await job.wait()).signal == signal.SIGTERM
 
 
+async def test_an_init_is_forked_ahead(new_id: Callable[[], str], job_manager: Manager) -> None:
+    async with api.Launcher() as launcher:
+        await launcher.run(["true"], id=new_id())
+        before = spare_of(launcher)
+        job = await launcher.start(["sleep", "600"], id=new_id())
+        assert set(job._inits) == before
+        after = spare_of(launcher)
+        assert len(after) == 1
+        assert not after & before
+        await job.kill()
+        await job.wait()
+        # What is made before there is an init takes one of its own.
+        job = await launcher.start(
+            ["sleep", "600"], box=api.Box(PrivateTmp=True, PrivatePIDs=True), id=new_id()
+        )
+        assert not set(job._inits) & after
+        assert spare_of(launcher) == after
+
+
+async def test_a_spare_init_that_somebody_kills(new_id: Callable[[], str]) -> None:
+    async with api.Launcher() as launcher:
+        await launcher.run(["true"], id=new_id())
+        (pid,) = spare_of(launcher)
+        spare = psutil.Process(pid)
+        spare.kill()
+        spare.wait(SECONDS)
+        result = await launcher.run(["sh", "-c", "exit 3"], id=new_id())
+        assert result.exit_code == 3
+        assert spare_of(launcher) != {pid}
+
+
+def spare_of(launcher: api.Launcher) -> set[int]:
+    """The helper's children that are in no unit."""
+    helper = psutil.Process(launcher._connected().helper.pid)
+    jobs = {pid for job in launcher._jobs for pid in job._inits}
+    return {child.pid for child in helper.children()} - jobs
+
+
 async def test_what_systemd_says_of_a_unit_without_being_asked(new_id: Callable[[], str]) -> None:
     async with api.Launcher() as launcher:
         connection = launcher._connected()
