@@ -70,25 +70,31 @@ ENGINES = (
 
 
 # systemd.exec(5), PrivateDevices=: pseudo devices, by their numbers, and what else programs expect.
-DEVICES = {
-    "nodes": [
-        *(("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)),
-        *(("tty", 5, 0), ("ptmx", 5, 2)),
-    ],
-    "links": [
-        *(("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")),
-        *(("stderr", "/proc/self/fd/2"), ("log", "/run/systemd/journal/dev-log")),
-    ],
-}
-_DEV = ("pts", "shm", "hugepages")
+_NODES = (
+    *(("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)),
+    *(("tty", 5, 0), ("ptmx", 5, 2)),
+)
+_LINKS = (
+    *(("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1")),
+    *(("stderr", "/proc/self/fd/2"), ("log", "/run/systemd/journal/dev-log")),
+)
 
 
-def kept(directives: Mapping[str, Any], cover: str) -> tuple[str, ...]:
+def devices(*, ordinary: bool) -> dict[str, Any]:
+    """What is in a private /dev, see sdbox.init.covers. An `ordinary` user can't make nodes."""
+    if ordinary:
+        return {"links": [*_LINKS, ("ptmx", "pts/ptmx")]}
+    return {"nodes": list(_NODES), "links": list(_LINKS)}
+
+
+def kept(directives: Mapping[str, Any], cover: str, *, ordinary: bool) -> tuple[str, ...]:
     """What is to be seen of a directory although it is covered."""
     if cover != "/dev":
         return MANAGERS.get(cover, ())
-    # Those of the machine, whatever IPC namespace looks at them.
-    return _DEV if directives.get("PrivateIPC") else (*_DEV, "mqueue")
+    nodes = tuple(name for name, _, _ in _NODES if name != "ptmx")
+    # Queues are those of the machine, whatever IPC namespace looks at them.
+    queues = () if directives.get("PrivateIPC") else ("mqueue",)
+    return ("shm", "hugepages", *queues, *(nodes if ordinary else ("pts",)))
 
 
 def covers(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[str]:

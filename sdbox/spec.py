@@ -78,7 +78,8 @@ def make_spec(
     # Which only who has some may do.
     drops = "CapabilityBoundingSet" in directives
     host_proc = ordinary and not private_pids
-    mounts = list(_mounts(directives, became, managers, own_proc=own_proc, host_proc=host_proc))
+    covers = _covers(directives, managers, ordinary=ordinary)
+    mounts = list(_mounts(directives, became, covers, own_proc=own_proc, host_proc=host_proc))
     protections = protection.entries(directives, managers, _writable(mounts))
     namespaces = _namespaces(directives, [*mounts, *protections], kept_as)
     return {
@@ -150,7 +151,7 @@ def _writable(mounts: Iterable[Mount]) -> Iterator[str]:
 def _mounts(
     directives: Mapping[str, Any],
     credentials: Credentials | None,
-    managers: Sequence[str],
+    covers: Iterable[Mount],
     *,
     own_proc: bool,
     host_proc: bool,
@@ -162,7 +163,7 @@ def _mounts(
         yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
     elif own_proc or directives.get("PrivatePIDs") or visible != "default":
         yield _proc(visible)
-    yield from _covers(directives, managers)
+    yield from covers
     yield from own_places(directives, credentials)
     yield from map(image, directives.get("MountImages", ()))
     for bind in directives.get("BindPaths", ()):
@@ -176,12 +177,18 @@ def _proc(visible: str) -> Mount:
     return "MountAPIVFS", "/proc", {"kind": "proc", "options": options}
 
 
-def _covers(directives: Mapping[str, Any], managers: Sequence[str]) -> Iterator[Mount]:
+def _covers(
+    directives: Mapping[str, Any], managers: Sequence[str], *, ordinary: bool
+) -> Iterator[Mount]:
     for path in dict.fromkeys(protection.covers(directives, managers)):
-        devices = protection.DEVICES if path == "/dev" else {}
+        devices = protection.devices(ordinary=ordinary) if path == "/dev" else {}
         yield "Cover", path, {"mode": "0700" if path == "/root" else "0755", **devices}
-        for name in protection.kept(directives, path):
+        for name in protection.kept(directives, path, ordinary=ordinary):
             yield _tree(f"{path}/{name}", ignore_missing=True)
+        if path == "/dev" and ordinary:
+            # Whose /dev/ptmx may be opened.
+            options = {"ptmxmode": "0666", "mode": "0620"}
+            yield "MountAPIVFS", "/dev/pts", {"kind": "devpts", "options": options}
 
 
 def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:

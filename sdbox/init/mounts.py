@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NO_DEVICES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _ATTRIBUTES = {
+    "devpts": syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC,
     "proc": _NO_DEVICES | syscalls.MOUNT_ATTR_NOEXEC,
     "sysfs": _NO_DEVICES | syscalls.MOUNT_ATTR_NOEXEC,
     "tmpfs": _NO_DEVICES,

@@ -99,6 +99,19 @@ def test_a_job_and_its_account(sdbox_none: Unmanaged) -> None:
     assert account["memory_cgroup_peak_bytes"] is None
 
 
+def test_the_strict_box_without_a_manager(isolating: Unmanaged) -> None:
+    script = """
+echo $$; echo x >/dev/null; touch /tmp/x /etc/x /dev/x; mount -t tmpfs x /mnt
+grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f2
+exec 3<>/dev/ptmx && echo terminal
+"""
+    done = isolating.script(script, "--box=strict")
+    assert done.status == 0, done.err
+    assert done.out.split() == ["2", "0" * 16, "0" * 16, "1", "2", "terminal"]
+    assert done.err.count("cannot touch") == 2
+    assert "mount: " in done.err
+
+
 def test_isolation_without_a_manager(isolating: Unmanaged, user: str) -> None:
     box = ("--private-tmp", "--pid-namespace", "--network=none", "--private-ipc")
     script = """
