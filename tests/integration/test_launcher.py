@@ -93,7 +93,8 @@ async def test_two_hundred_jobs(new_id: Callable[[], str], job_manager: Manager)
         results = await asyncio.gather(*(one(launcher, number) for number in range(JOBS)))
         await asyncio.wait_for(_forgotten(launcher), SECONDS)
         assert (descriptors(), descriptors(_helper(launcher))) == before
-        assert psutil.Process(_helper(launcher)).children() == []
+        # But for the init of the next one.
+        assert len(psutil.Process(_helper(launcher)).children()) == 1
     for number, result in enumerate(results):
         if number % 3 == 2:
             assert result is None
