@@ -214,6 +214,30 @@ def test_memory_is_watched(sdbox_none: Unmanaged) -> None:
     assert done.account["message"].startswith("Job has gone over memory limit of 64 megabytes.")
 
 
+def test_a_scratch_directory_and_what_is_in_memory(mounting: Unmanaged) -> None:
+    scratch = mounting.directory / "scratch"
+    scratch.mkdir()
+    os.chown(scratch, mounting.directory.stat().st_uid, -1)
+    options = (f"--scratch={scratch}", "--private-tmp", "--private-shm", "--tmpfs=/opt:size=1M")
+    script = "ls -A /tmp /dev/shm /opt; touch /tmp/a /dev/shm/b /opt/c"
+    done = mounting.script(script, *options)
+    assert (done.out, done.err) == ("/dev/shm:\n\n/opt:\n\n/tmp:\n", "")
+    assert (scratch / "tmp/a").exists()
+
+
+@pytest.mark.parametrize("where", ["scratch", "private"])
+def test_disk_space_is_watched(mounting: Unmanaged, where: str) -> None:
+    scratch = mounting.directory / "scratch"
+    scratch.mkdir()
+    os.chown(scratch, mounting.directory.stat().st_uid, -1)
+    options = ("--disk=16M", "--private-tmp", *[f"--scratch={scratch}"] * (where == "scratch"))
+    script = "head -c 40M /dev/zero > /tmp/hog; exec sleep 600"
+    done = mounting.script(script, *options, report=True)
+    assert (done.status, done.account["reason"]) == (-signal.SIGKILL, "disk")
+    assert done.account["enforcement"]["DiskMax"] == "watch"
+    assert (scratch / "tmp/hog").exists() == (where == "scratch")
+
+
 def test_tasks_are_watched(sdbox_none: Unmanaged) -> None:
     script = "for n in 1 2 3 4 5 6 7 8 9; do setsid sleep 600 & done; wait"
     done = sdbox_none.script(script, "--tasks=5", report=True)
