@@ -1,19 +1,17 @@
 """The box's view of the file system, from the mounts that the plan lists, in their order.
 
 First every source becomes a detached tree of mounts, while the machine's own file system is
-still in sight; then all are attached. Destinations are resolved inside the box's root, on
-directory descriptors, so that no symlink and no race in there leads out of it. What comes below a
-directory that the job's user has filled is resolved inside that.
+still in sight; then all are attached.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from sdbox.init import syscalls
+from sdbox.init.attaching import attach_all
 from sdbox.init.steps import step
 
 TYPE_CHECKING = False
@@ -29,8 +27,6 @@ _ATTRIBUTES = {
     "sysfs": _NO_DEVICES | syscalls.MOUNT_ATTR_NOEXEC,
     "tmpfs": _NO_DEVICES,
 }
-# What these bring is the job's user's, who may have links in there.
-_USERS = ("MountUnderScratch", "ScratchDirectory")
 
 
 def mount_all(
@@ -66,7 +62,7 @@ def mount_all(
         layer=private_directories.get("/") if ephemeral else "",
     )
     trees += [(("Nestable", destination, {}), tree) for destination, tree in others]
-    scratch = _attach_all(root, trees)
+    scratch = attach_all(root, trees)
     if protections:
         protect(root, protections)
     if root_directory is not None:
@@ -130,7 +126,7 @@ def _shared(shared: dict[str, list[int]], *, size: str) -> int:
 
 
 def _temporary(*, options: dict[str, str], attributes: int, read_only: bool) -> int:
-    # Read-only it is made when all that comes below it is there: see _attach_all.
+    # Read-only it is made when all that comes below it is there: see sdbox.init.attaching.
     return syscalls.new_mount("tmpfs", attributes, **options)
 
 
@@ -214,65 +210,3 @@ def _open_directory(path: str, *, secure: bool, verified: tuple[int, int] | None
     if verified is not None and (status.st_dev, status.st_ino) != verified:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
     return fd
-
-
-def _attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> int | None:
-    """Attach each mount at its destination, and let go of them, but for the scratch directory."""
-    # Where to look up what comes below a path, instead of the root.
-    confined = {"/": root}
-    read_only, scratch = [], None
-    for (kind, destination, arguments), tree in trees:
-        with step("mount", destination):
-            above = max((place for place in confined if _is_below(destination, place)), key=len)
-            below = destination[len(above.rstrip("/")) :] or "."
-            _attach(confined[above], tree, below, only_over=kind == "Cover")
-        if kind in _USERS:
-            confined[destination] = tree
-        if arguments.get("read_only") and kind == "TemporaryFileSystem":
-            read_only.append(tree)
-    for tree in read_only:
-        syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
-    for (kind, _, _), tree in trees:
-        if kind == "ScratchDirectory":
-            scratch = tree
-        else:
-            os.close(tree)
-    return scratch
-
-
-def _is_below(path: str, place: str) -> bool:
-    return path.startswith(place.rstrip("/") + "/")
-
-
-def _attach(root: int, tree: int, destination: str, *, only_over: bool = False) -> None:
-    try:
-        place = syscalls.open_in_root(root, destination)
-    except FileNotFoundError:
-        if only_over:
-            # There is nothing to be covered.
-            return
-        directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-        _make_mount_point(root, destination, directory=directory)
-        place = syscalls.open_in_root(root, destination)
-    syscalls.move_mount(tree, place, destination)
-    os.close(place)
-
-
-def _make_mount_point(root: int, destination: str, *, directory: bool) -> None:
-    """Create what is missing of a mount point, as systemd does."""
-    parent, name = os.path.split(destination.rstrip("/"))
-    try:
-        above = syscalls.open_in_root(root, parent)
-    except FileNotFoundError:
-        _make_mount_point(root, parent, directory=True)
-        above = syscalls.open_in_root(root, parent)
-    try:
-        if directory:
-            os.mkdir(name, 0o755, dir_fd=above)
-        else:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=above))
-    except OSError as error:
-        error.filename = destination
-        raise
-    finally:
-        os.close(above)
