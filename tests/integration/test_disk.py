@@ -62,6 +62,13 @@ def by_du(place: Path) -> int:
     return sum(blocks.values()) * 512
 
 
+def outcome(watch: DiskWatch) -> Excess | float:
+    """What a walk comes to, in as many slices as this machine takes for it."""
+    while (found := watch.look()) == 0.02:
+        pass
+    return found
+
+
 # --- what is counted
 
 
@@ -147,7 +154,7 @@ def test_a_tree_that_is_too_deep_is_no_way_out(tree: Path) -> None:
     os.close(fd)
     with pytest.raises(TooMuch, match="deeper than a path can be long"):
         counted(tree)
-    found = DiskWatch([str(tree)], LIMIT).look()
+    found = outcome(DiskWatch([str(tree)], LIMIT))
     assert isinstance(found, Excess)
     assert found.message.endswith("It can't be counted: it is deeper than a path can be long.")
 
@@ -181,7 +188,7 @@ def test_a_walk_goes_on_a_slice_at_a_time(tree: Path, monkeypatch: pytest.Monkey
     assert rests == [0.02, 0.02, 0.02, 0.02, 0.1]
     fill(tree / "large", 20)
     monkeypatch.undo()
-    found = watch.look()
+    found = outcome(watch)
     assert isinstance(found, Excess)
     assert (found.reason, found.ask) == ("disk", False)
 
