@@ -6,27 +6,36 @@ import os
 
 from sdbox.protection import ENGINES, MANAGERS
 
-# What is there if a directory leads to one; users log in, and get theirs, at any time.
+# What is there if a directory leads to one. Users log in, and get theirs, at any time.
 _SIGNS = {
     "/run/systemd": ("/run/systemd/private", "/run/systemd/io.systemd.Manager"),
     "/run/dbus": ("/run/dbus/system_bus_socket",),
-    "/run/user": ("/run/systemd/private", "/run/systemd/sessions"),
+    "/run/user": ("/run/systemd/private",),
 }
 
 
 def managers() -> tuple[str, ...]:
-    """Return those of sdbox.protection's MANAGERS and ENGINES that there are."""
-    found = [
-        path
-        for path in MANAGERS
-        if any(map(os.path.lexists, _SIGNS[path])) and not _is_covered(path)
-    ]
-    return (*found, *filter(os.path.lexists, ENGINES))
+    """Return those of sdbox.protection's MANAGERS and ENGINES that there are, and not hidden.
+
+    They are from who is in a box himself, and may not be able to hide anything again.
+    """
+    found = [path for path in MANAGERS if any(map(os.path.lexists, _SIGNS[path]))]
+    if "/run/user" not in found and _has_entries("/run/user"):
+        found.append("/run/user")
+    return (*found, *filter(_is_open_to_any, ENGINES))
 
 
-def _is_covered(path: str) -> bool:
-    """Whether the box that this process is in has something empty there, and for good."""
+def _has_entries(directory: str) -> bool:
     try:
-        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not os.listdir(path)
+        with os.scandir(directory) as entries:
+            return any(entries)
+    except OSError:
+        return False
+
+
+def _is_open_to_any(path: str) -> bool:
+    try:
+        # What is inaccessible has no permission at all: sdbox.init.protect.
+        return bool(os.lstat(path).st_mode & 0o777)
     except OSError:
         return False

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from sdbox import sockets
 from sdbox.box import Box
 from sdbox.config import Configuration
 from sdbox.errors import InvalidConfiguration, InvalidDirective
 from sdbox.protection import ENGINES, MANAGERS, covers, entries, hides_home
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HERE = (*MANAGERS, ENGINES[0])
 
@@ -123,3 +129,23 @@ def test_there_is_a_strict_box_without_any_configuration() -> None:
     assert own.box("strict") == Box()
     with pytest.raises(InvalidConfiguration):
         empty.box("stricter")
+
+
+def test_what_is_hidden_already_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine, hidden = tmp_path / "engine", tmp_path / "hidden"
+    engine.touch(0o660)
+    hidden.touch()
+    hidden.chmod(0)
+    user = tmp_path / "user"
+    places = (str(engine), str(hidden), str(tmp_path / "missing"))
+    monkeypatch.setattr(sockets, "ENGINES", places)
+    monkeypatch.setattr(sockets, "_SIGNS", dict.fromkeys(MANAGERS, ()))
+    assert str(engine) in sockets.managers()
+    assert not {str(hidden), str(tmp_path / "missing")} & set(sockets.managers())
+    assert not sockets._has_entries(str(user))
+    user.mkdir()
+    assert not sockets._has_entries(str(user))
+    (user / "0").mkdir()
+    assert sockets._has_entries(str(user))
