@@ -125,6 +125,6 @@ def _booting(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIRECTORY", help="where results go")
     parser.add_argument("--seconds", type=float, help="how long it may take, boot included")
     parser.add_argument("--accelerator", choices=("auto", "kvm", "tcg"), default="auto")
-    parser.add_argument("--processors", type=int, default=2, help="the vm's")
+    parser.add_argument("--processors", type=int, help="the vm's")
     parser.add_argument("--memory", default="2G", help="the vm's")
     return parser

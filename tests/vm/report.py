@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # pytest's exit codes: all passed, and some failed, which its report tells one by one.
 _TOLD_BY_PYTEST = ("0", "1")
 # A tier that is there for the controllers has shown nothing where it lacks one.
-_WITH_CONTROLLERS = ("limits", "limits-252", "vm-1", "vm-2")
+_WITH_CONTROLLERS = ("limits", "limits-252", "cpus", "vm-1", "vm-2")
 _LACKS_ONE = re.compile(r"\b(no|not|lacks?|without|missing)\b.*\bcontroller", re.IGNORECASE)
 _HEADER = ("tier", "passed", "failed", "skipped", "seconds", "")
 

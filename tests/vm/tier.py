@@ -34,6 +34,7 @@ class Tier:
     tests: tuple[str, ...]
     seconds: float
     virtual: bool = True
+    processors: int = 2
 
 
 TIERS = {
@@ -56,6 +57,13 @@ TIERS = {
         tests=("tests/vm/limits",),
         seconds=1200,
     ),
+    "cpus": Tier(
+        about="QEMU with four CPUs: jobs with CPUs of their own, launchers that race for them",
+        release="trixie",
+        tests=("tests/vm/cpus", "tests/integration/test_cpus.py"),
+        seconds=3000,
+        processors=4,
+    ),
     "vm-1": Tier(
         about="QEMU: systemd 257 and every controller, half of what the lab tests",
         release="trixie",
@@ -76,7 +84,7 @@ class Hardware:
     """What a virtual machine gets."""
 
     accelerator: Accelerator = "auto"
-    processors: int = 2
+    processors: int | None = None
     memory: str = "2G"
 
 
@@ -97,7 +105,7 @@ def carry_out(
     output.mkdir(parents=True, exist_ok=True)
     for stale in RESULTS:
         (output / stale).unlink(missing_ok=True)
-    machine = _vm(tier.release, hardware) if tier.virtual else _lab(tier.release)
+    machine = _vm(tier, hardware) if tier.virtual else _lab(tier.release)
     with tempfile.TemporaryDirectory() as directory:
         place, results = Path(directory, "order"), Path(directory, "results")
         write_order(place, machine.slowness)
@@ -117,15 +125,15 @@ def _lab(release: str) -> Lab:
     return Lab(layers=(built.layer, built.root))
 
 
-def _vm(release: str, hardware: Hardware) -> qemu.Machine:
+def _vm(tier: Tier, hardware: Hardware) -> qemu.Machine:
     debian.install(*qemu.PACKAGES)
-    built = image.build(release)
+    built = image.build(tier.release)
     machine = qemu.Machine(
         kernel=built.kernel,
         initrd=built.initrd,
         disk=built.disk(),
         accelerator="tcg" if hardware.accelerator == "auto" else hardware.accelerator,
-        processors=hardware.processors,
+        processors=hardware.processors or tier.processors,
         memory=hardware.memory,
     )
     return qemu.choose(machine) if hardware.accelerator == "auto" else machine
