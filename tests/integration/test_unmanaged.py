@@ -131,6 +131,14 @@ grep ^CapEff /proc/self/status
     assert not Path("/tmp/mine").exists()
 
 
+def test_the_strict_box(isolating: Unmanaged) -> None:
+    script = "echo $$; echo x >/dev/null; ls /home /dev/sda /dev/kmsg 2>&1; touch /usr/x /x /dev/x"
+    done = isolating.script(script, "--box=strict")
+    assert done.out.splitlines()[0] == "2"
+    assert done.out.count("No such file or directory") == 2
+    assert done.err.count("Read-only file system") == 3
+
+
 @pytest.fixture
 def root(sdbox_none: Unmanaged) -> Path:
     """A root directory of a few programs, of the user's own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +20,6 @@ from sdbox.users import Credentials
 from sdbox.verdict import launch_failed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sdbox.plan import Plan
     from sdbox.properties import UnitType
 
@@ -176,3 +175,11 @@ def test_what_gives_user_namespaces(tmp_path: Path, name: str, value: str, words
     switch.parent.mkdir()
     switch.write_text(f"{value}\n")
     assert words in remedy(str(tmp_path))
+
+
+def test_the_apparmor_profile_is_for_where_sdbox_is_installed() -> None:
+    packaging = Path(__file__).parent.parent.parent / "packaging"
+    profile = (packaging / "apparmor/sdbox").read_text()
+    assert "\nprefix=/opt/sdbox\n" in (packaging / "install").read_text()
+    assert "profile sdbox /{opt/sdbox,usr,usr/local}/bin/sdbox flags=(unconfined)" in profile
+    assert "\n  userns,\n" in profile
