@@ -303,6 +303,8 @@ class Helper:
         from sdbox.init import family
 
         inits = {child.pid for child in self.children.values() if child.pidfd >= 0}
+        if self.spare is not None:
+            inits.add(self.spare.pid)
         proc = family.opened()
         family.kill_children(proc, inits | self.removers, time.monotonic() + _INIT_SECONDS)
         os.close(proc)
