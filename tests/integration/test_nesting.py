@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sdbox.box import Box
 from sdbox.init import wire
 from sdbox.init.nest import SOCKET
+from sdbox.launcher import Launcher
 from tests.conftest import CHECKOUT, SECONDS, wait_for_process
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.conftest import Running, Sdbox
 
 PLACE = "grep -o '/sdbox.slice.*' /proc/self/cgroup"
@@ -330,6 +335,42 @@ def test_other_programs_of_the_api_work_inside(sdbox: Sdbox) -> None:
         "--nestable", "--", sys.executable, "-c", f"import sys; sys.path += {path!r}\n{program}"
     )
     assert done.out == f"{list(range(12))}\n", done.err
+
+
+async def test_a_program_has_nestable_jobs(sdbox: Sdbox, new_id: Callable[[], str]) -> None:
+    async with Launcher() as launcher:
+        box, words = Box(Nestable=True), inner(sdbox, "--", "sh", "-c", "exit 7")
+        kind: Any = sdbox.unit_type
+        ids = [new_id() for _ in range(4)]
+        sdbox.ids += ids
+        jobs = [launcher.run(words, box=box, id=job, unit_type=kind) for job in ids]
+        assert [result.exit_code for result in await asyncio.gather(*jobs)] == [7] * 4
+    assert loaded(sdbox) == []
+
+
+def test_properties_of_its_unit_and_of_its_slice_change(sdbox: Sdbox) -> None:
+    job = sdbox.start("--nestable", "--", "sh", "-c", "echo; cat")
+    job.line()
+    assert sdbox.call("set-property", job.id, "Description=Second try").status == 0
+    shown = sdbox.inside("systemctl", "show", "--value", "-p", "Description", job.unit)
+    assert shown.out == "Second try\n"
+    assert job.end().status == 0
+
+
+def test_killed_while_it_is_frozen_nothing_runs_on(sdbox: Sdbox) -> None:
+    job = started_three_deep(sdbox)
+    members = [
+        int(pid)
+        for group in tree(sdbox, job.id).rglob("cgroup.procs")
+        for pid in group.read_text().split()
+    ]
+    assert sdbox.call("freeze", job.id).status == 0
+    job.process.kill()
+    job.end()
+    assert all(wait_for_process(pid, SECONDS) for pid in members)
+    # systemd since 256 does not stop a slice that is frozen, though it is empty.
+    sdbox.inside("systemctl", "thaw", slice_of(job.id))
+    wait_until(lambda: loaded(sdbox) == [])
 
 
 # What a payload might send instead of what sdbox does. Each is an answer, an error or the end.
