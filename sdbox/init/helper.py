@@ -207,6 +207,9 @@ class Helper:
             for destination, parent in spec["private_directories"]:
                 directive = "RootEphemeral" if destination == "/" else "PrivateTmp"
                 directories[destination] = _make_directory(directive, parent, spec["job"])
+            if spec["secure_root"] and spec["user_namespace"]:
+                # In there nothing is root's.
+                spec["verified_root"] = _verified(spec["root_directory"])
             begin(key, spec, fds, directories)
         except StepError as error:
             cleanup.remove_directories(directories.values())
@@ -265,8 +268,6 @@ class Helper:
         """The same, with all namespaces in one of its user's."""
         from sdbox.init import userns
 
-        if spec["secure_root"]:
-            spec["verified_root"] = _verified(spec["root_directory"])
         with step("fork"):
             pid = userns.fork() if spec["private_pids"] else os.fork()
         if pid == 0:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,3 +160,21 @@ def test_doctor_tells_a_user(users: Sdbox) -> None:
         "kernel",
         "manager",
     )
+
+
+def test_a_named_root(users: Sdbox) -> None:
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("busybox-static is not installed")
+    place = Path(tempfile.mkdtemp(prefix="sdbox-roots-", dir="/srv"))
+    try:
+        place.chmod(0o755)
+        (place / "el7/bin").mkdir(parents=True)
+        for name in ("proc", "sys", "dev", "run"):
+            (place / "el7" / name).mkdir()
+        shutil.copy(busybox, place / "el7/bin/sh")
+        (place / "conf").write_text(f'[roots]\nel7 = "{place}/el7"\n')
+        done = users.sh("echo /*", f"--config={place}/conf", "--root=el7", **options())
+        assert (done.out, done.err) == ("/bin /dev /proc /run /sys\n", "")
+    finally:
+        shutil.rmtree(place)
