@@ -13,10 +13,16 @@ import struct
 
 from sdbox.errors import Unenforceable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _PROG_LOAD, _PROG_QUERY = 5, 16
 # What programs are attached as, and the type of program that is.
 _ATTACH = {"ingress": 0, "egress": 1, "device": 6}
+# What a slice has itself, for all that is in it.
+OF_SLICES = ("device",)
 _TYPES = {"ingress": 8, "egress": 8, "device": 15}
 # union bpf_attr, its `query`: target_fd, attach_type, query_flags, attach_flags, prog_ids, prog_cnt
 _QUERY = struct.Struct("=IIIIQI")
@@ -35,7 +41,7 @@ REMEDY = (
 )
 
 
-def check(cgroup: int, unit: str, programs: tuple[str, ...]) -> None:
+def check(cgroup: int, unit: str, programs: Sequence[str]) -> None:
     """Make sure that a unit's cgroup, an open directory, has these. Raises Unenforceable."""
     for program in programs:
         try:

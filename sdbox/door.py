@@ -156,7 +156,8 @@ class Door:
     async def _see_programs(self, unit: str) -> None:
         """Make sure that what the box may not reach, those inside may not either.
 
-        systemd has a box's addresses and devices kept by programs on each unit's cgroup.
+        systemd has a slice's addresses kept by programs on each unit's cgroup in it, its devices by
+        one on its own.
         """
         if not self._programs:
             return
@@ -164,7 +165,8 @@ class Door:
 
         try:
             with Cgroup.open(self.known[unit].cgroup) as cgroup:
-                bpf.check(cgroup.fd, unit, self._programs)
+                bpf.check(cgroup.fd, unit, [p for p in self._programs if p not in bpf.OF_SLICES])
+            bpf.check(self.tree.fd, self.slice, [p for p in self._programs if p in bpf.OF_SLICES])
         except SdboxError:
             await self.manager.destroy(unit)
             raise

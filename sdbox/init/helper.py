@@ -402,9 +402,13 @@ def main(
     helper = Helper(socket.socket(fileno=control), supervisor, spares=spares)
     if first is not None:
         first(helper)
-    null = os.open("/dev/null", os.O_RDWR)
+    try:
+        nothing = os.open("/dev/null", os.O_RDWR)
+    except OSError:
+        # In a box there may be none, or none that may be opened.
+        nothing = os.open("/", os.O_PATH)
     for fd in (0, 1):
-        os.dup2(null, fd)
+        os.dup2(nothing, fd)
     helper.close_others()
     os.chdir("/")
     # A collection in an init would write to each object, and so copy the memory that it shares with

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -295,6 +297,29 @@ def test_what_a_box_inside_can_not_have(sdbox: Sdbox, options: list[str], text: 
     assert (done.status, done.out) == (125, "")
     assert text in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes"),
+    [(["-pDevicePolicy=closed"], "full"), (["-pDevicePolicy=strict"], ""), ([], "full loop-like")],
+    ids=str,
+)
+def test_devices_are_the_outer_boxes(sdbox: Sdbox, options: list[str], nodes: str) -> None:
+    """And one inside has no others: of the two, one has no driver (see test_devices)."""
+    place = Path(f"/var/tmp/sdbox-test-nodes-{os.getpid()}")
+    place.mkdir()
+    try:
+        os.mknod(place / "full", stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        os.mknod(place / "loop-like", stat.S_IFCHR | 0o666, os.makedev(60, 1))
+        script = f"""
+for node in full loop-like; do
+    case $(head -c0 {place}/$node 2>&1) in *permitted*) ;; *) echo $node; esac
+done"""
+        words = inner(sdbox, "--", "sh", "-c", script)
+        done = sdbox.run("--nestable", *options, "--", *words)
+    finally:
+        shutil.rmtree(place)
+    assert (done.status, done.out.split()) == (0, nodes.split()), done.err
 
 
 def test_an_id_is_taken_once(sdbox: Sdbox) -> None:
