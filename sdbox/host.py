@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Kind = Literal["system", "embedded", "user", "none", "nested"]
 Choice = Literal["auto", "system", "embedded", "user", "none"]
 CHOICES: tuple[Choice, ...] = ("auto", "system", "embedded", "user", "none")
+# Those that can be asked for jobs of others.
+MANAGERS = CHOICES[:-1]
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 SYSTEM_BUS = "/run/dbus/system_bus_socket"

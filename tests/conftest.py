@@ -43,9 +43,7 @@ MARK = "SDBOX_TEST_JOB"
 # In front of the ids of all jobs of this run of the tests: others may run beside it.
 SESSION = f"test{os.getpid()}"
 
-_FROM_CHECKOUT = (
-    "import sys; sys.path.insert(0, {!r}); from sdbox.cli import main; sys.exit(main())"
-)
+_FROM_CHECKOUT = "import sys; sys.path.insert(0, {!r}); from sdbox.cli import entry; entry()"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from sdbox.cli.talk import complain, flushed
+from sdbox.cli.talk import complain, flushed, stdout_failed
 from sdbox.errors import SdboxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# What print() raises where stdout is a full disk, or a pipe that nobody reads any more.
+_OF_WRITING = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SdboxError as error:
         complain(str(error))
         return error.exit_status
+    except SystemExit as leaving:
+        # argparse, which has said what there is to say.
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OF_WRITING:
+            raise
+        return stdout_failed(error)
 
 
 def _run(words: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbox.cli.talk import complain
 from sdbox.errors import NoSuchJob, SdboxError
-from sdbox.host import CHOICES
+from sdbox.host import MANAGERS
 from sdbox.verbs import no_such_job
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_jobs(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
 def add_manager(parser: argparse.ArgumentParser) -> None:
     """Add --manager to a verb's parser."""
     parser.add_argument(
-        "--manager", choices=CHOICES, default="auto", help="the systemd to ask (default: auto)"
+        "--manager", choices=MANAGERS, default="auto", help="the systemd to ask (default: auto)"
     )
 
 

@@ -7,10 +7,12 @@ import importlib
 import os
 from typing import TYPE_CHECKING, NoReturn
 
-from sdbox.cli.talk import complain
+from sdbox.cli.talk import complain, stdout_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from _typeshed import SupportsWrite
 
 
 # The verbs in the help's order, and the module of each.
@@ -46,6 +48,13 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong, and leave with the status of wrong usage."""
         complain(f"{message}. See {self.prog} --help")
         raise SystemExit(2)
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help text, and leave where stdout does not take it."""
+        try:
+            super().print_help(file)
+        except OSError as error:
+            raise SystemExit(stdout_failed(error)) from None
 
     def format_help(self) -> str:
         """Return the help text."""

@@ -21,9 +21,16 @@ def flushed(status: int) -> int:
         try:
             sys.stdout.flush()
         except OSError as error:
-            complain(f"stdout: {error.strerror}")
-            return status or 1
+            return stdout_failed(error, status)
     return status
+
+
+def stdout_failed(error: OSError, status: int = 0) -> int:
+    """Say that stdout took not all; return the status, or 1 where that was good."""
+    complain(f"stdout: {error.strerror}")
+    # What is left of it would be tried again, and said again.
+    sys.stdout = None
+    return status or 1
 
 
 def _printable(line: str) -> str:

@@ -382,9 +382,10 @@ def test_help_without_a_stdout(sdbox: Sdbox) -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_help_that_can_not_be_written(sdbox: Sdbox) -> None:
+@pytest.mark.parametrize("words", [("run", "--help"), ("--help",), ("list", "--help")])
+def test_help_that_can_not_be_written(sdbox: Sdbox, words: tuple[str, ...]) -> None:
     script = '"$0" "$@" >/dev/full'
-    command = ["sh", "-c", script, *sdbox.command, "run", "--help"]
+    command = ["sh", "-c", script, *sdbox.command, *words]
     done = subprocess.run(command, check=False, timeout=SECONDS, capture_output=True)
     assert (done.returncode, done.stderr) == (1, b"sdbox: stdout: No space left on device\n")
 
