@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdbox import loop, nesting, placing
 from sdbox.bus import Bus
-from sdbox.errors import LaunchFailed, ManagerRefused, Unenforceable
+from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
 from sdbox.journal import Journal
 from sdbox.manager import Manager
 from sdbox.memo import remember
@@ -77,11 +77,14 @@ async def execute(connection: Connection, launch: Launch) -> Job:
             report.close()
             await loop.shield(placing.destroy(connection, launch.plan))
             raise
-    except BaseException:
+    except BaseException as error:
         report.give_up()
         connection.helper.forget(launch.key)
         for stream in launch.to_journal:
             stream.close()
+        if isinstance(error, SdboxError):
+            # It takes its inits along: then that is what went wrong.
+            connection.helper.check()
         raise
 
 

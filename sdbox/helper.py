@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import marshal
 import os
+import select
 import signal
 import socket
 import sys
@@ -227,6 +228,15 @@ class Helper:
             # of their PID namespace.
             return "" if cleanup.remove_directories(directories) else " ".join(directories)
         return os.fsdecode(fields[2])
+
+    def check(self) -> None:
+        """Raise ManagerGone where the helper has ended."""
+        poll = select.poll()
+        if self.control.fileno() >= 0:
+            # Asked for nothing, poll(2) tells of a hang-up.
+            poll.register(self.control, 0)
+        if self._gone or poll.poll(0):
+            raise _helper_gone()
 
     def forget(self, key: str) -> None:
         """Have what is left of a launch that failed cleaned up, without waiting."""
