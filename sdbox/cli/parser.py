@@ -11,8 +11,7 @@ from sdbox.cli.talk import complain, stdout_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from _typeshed import SupportsWrite
+    from typing import Any
 
 
 # The verbs in the help's order, and the module of each.
@@ -49,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         complain(f"{message}. See {self.prog} --help")
         raise SystemExit(2)
 
-    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         """Print the help text, and leave where stdout does not take it."""
         try:
             super().print_help(file)
