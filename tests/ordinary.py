@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dbus_next
+import psutil
 import pytest
 
+import sdbox
 from sdbox.host import booted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOBODY = 65534
+# The interpreter itself, which every user may execute: a virtual environment may be root's alone.
+PYTHON = os.path.realpath(sys.executable)
 # What subprocess.run takes to be that user.
 AS_NOBODY: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": ()}
 
@@ -45,6 +51,37 @@ def place_of(uid: int) -> Iterator[Path]:
         place.chmod(0o755)
         shutil.chown(place, uid, uid)
         yield place
+    finally:
+        shutil.rmtree(place)
+
+
+def _executes(uid: int, words: tuple[str, ...]) -> bool:
+    as_user: dict[str, Any] = dict(AS_NOBODY) if uid == NOBODY else {}
+    with suppress(OSError):
+        done = subprocess.run(words, check=False, capture_output=True, cwd="/", **as_user)
+        return done.returncode == 0
+    return False
+
+
+@contextmanager
+def command_of(uid: int, command: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The command as a user can execute it: a checkout may be in root's home."""
+    if _executes(uid, (*command, "--version")):
+        yield command
+        return
+    place = Path(tempfile.mkdtemp(prefix="sdbox-test-", dir="/var/tmp"))
+    try:
+        place.chmod(0o755)
+        for module in (sdbox, dbus_next, psutil):
+            source = Path(str(module.__file__)).parent
+            shutil.copytree(source, place / source.name)
+        program = place / "sdbox-command"
+        program.write_text(
+            f"#!{PYTHON} -IS\nimport sys\nsys.path.append({str(place)!r})\n"
+            "from sdbox.cli import entry\nentry()\n"
+        )
+        program.chmod(0o755)
+        yield (str(program),)
     finally:
         shutil.rmtree(place)
 

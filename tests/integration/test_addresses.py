@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import select
 import socket
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.ordinary import PYTHON
 from tests.pace import seconds
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _has_ipv6() -> bool:
 def sent(sdbox: Sdbox, there: dict[str, Somebody], *options: str) -> dict[str, str]:
     """What a job's datagrams to everybody there came to; what was sent well has arrived."""
     ports = json.dumps({a: one.port(one.datagrams) for a, one in there.items()})
-    done = sdbox.run(*options, "--", sys.executable, "-ISc", SEND, ports)
+    done = sdbox.run(*options, "--", PYTHON, "-ISc", SEND, ports)
     assert done.status == 0, done.err
     came: dict[str, str] = json.loads(done.out)
     for address, one in there.items():
@@ -159,7 +159,7 @@ def test_both_versions_of_ip(sdbox: Sdbox, there: dict[str, Somebody]) -> None:
 
 def connected(sdbox: Sdbox, one: Somebody, script: str, *options: str) -> Running:
     where = (one.address, str(one.port(one.connections)))
-    return sdbox.start(*options, "--", sys.executable, "-ISc", script, *where)
+    return sdbox.start(*options, "--", PYTHON, "-ISc", script, *where)
 
 
 def test_a_connection(sdbox: Sdbox, there: dict[str, Somebody]) -> None:
@@ -176,7 +176,7 @@ def test_a_connection(sdbox: Sdbox, there: dict[str, Somebody]) -> None:
 
 
 def test_who_may_not_be_talked_to_does_not_get_in(sdbox: Sdbox, there: dict[str, Somebody]) -> None:
-    running = sdbox.start(f"--allow-ip={FIRST}", "--", sys.executable, "-ISc", RECEIVE)
+    running = sdbox.start(f"--allow-ip={FIRST}", "--", PYTHON, "-ISc", RECEIVE)
     port = int(running.line())
     there[SECOND].datagrams.sendto(b"stranger", (FIRST, port))
     there[FIRST].datagrams.sendto(b"friend", (FIRST, port))

@@ -10,7 +10,6 @@ import select
 import shutil
 import stat
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from sdbox.gpus import Machine
 from sdbox.launcher import Launcher
 from sdbox.values import GPURequest
 from tests.conftest import MARK, SECONDS
+from tests.ordinary import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ def unit_type(request: pytest.FixtureRequest) -> str:
 
 
 def opened(sdbox: Sdbox, paths: list[str], *options: str) -> dict[str, str]:
-    done = sdbox.run(*options, "--", sys.executable, "-ISc", OPEN, *paths)
+    done = sdbox.run(*options, "--", PYTHON, "-ISc", OPEN, *paths)
     assert done.status == 0, done.err
     can: dict[str, str] = json.loads(done.out)
     return can
@@ -156,7 +156,7 @@ def test_a_node_of_its_own_making_helps_nobody(sdbox: Sdbox, place: Path) -> Non
     def made(name: str, *options: str) -> dict[str, str]:
         own = place / name
         own.mkdir()
-        done = sdbox.run(*options, "--", sys.executable, "-ISc", MAKE, str(own), wanted)
+        done = sdbox.run(*options, "--", PYTHON, "-ISc", MAKE, str(own), wanted)
         came: dict[str, str] = json.loads(done.out)
         return came
 
@@ -179,7 +179,7 @@ if pid == 0:
     os._exit(0)
 print(os.read(fd, 100).decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    done = sdbox.run("-pDevicePolicy=closed", "--", sys.executable, "-ISc", script)
+    done = sdbox.run("-pDevicePolicy=closed", "--", PYTHON, "-ISc", script)
     assert (done.status, done.out) == (0, "hello 0\n")
 
 
@@ -301,7 +301,7 @@ async def test_a_job_on_some_of_the_gpus(
     box = box.merge(Box(DevicePolicy="strict"))
     async with Launcher() as launcher:
         with said.open("wb") as stdout:
-            command = [sys.executable, "-ISc", OPEN, *paths]
+            command = [PYTHON, "-ISc", OPEN, *paths]
             options: Options = {"box": box, "id": new_id(), "unit_type": unit_type}
             options["stdout"] = stdout.fileno()
             result = await launcher.run(command, **options)

@@ -258,7 +258,9 @@ def test_a_root_directory_inside(sdbox: Sdbox, tmp_path: Path) -> None:
         (tmp_path / "root" / name).mkdir(parents=True)
     seen = [f"--bind-ro={place}" for place in ("/usr", "/bin", "/lib", "/lib64", "/etc")]
     seen += [f"--bind-ro={place}" for place in (CHECKOUT, sys.prefix)]
-    words = inner(sdbox, "--pid-namespace", "--", "sh", "-c", f"ls -d /root /tmp; {PLACE}")
+    # What is bound has its directory made in there.
+    outside = "/srv" if str(CHECKOUT).startswith("/root") else "/root"
+    words = inner(sdbox, "--pid-namespace", "--", "sh", "-c", f"ls -d {outside} /tmp; {PLACE}")
     root = f"--root={tmp_path / 'root'}"
     done = sdbox.run(root, *seen, "--nestable", "--", *words)
     assert done.out.startswith("/tmp\n"), done.err

@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.ordinary import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,7 +178,7 @@ def test_what_a_service_needs_is_in_its_group(sdbox: Sdbox) -> None:
         "subprocess.run(['true'], check=True); threading.Thread(target=print).start();"
         "socket.socketpair(); tempfile.TemporaryFile(); print('done')"
     )
-    words = ("--", sys.executable, "-I", "-S", "-c", program)
+    words = ("--", PYTHON, "-I", "-S", "-c", program)
     for user in ((), ("--user=nobody", "--chdir=/")):
         done = sdbox.run("--system-calls=@system-service", *user, *words)
         assert (done.status, done.out.split()) == (0, ["done"]), done.err
@@ -201,7 +202,7 @@ I386 = (
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="its calls are those of x86-64")
 @pytest.mark.parametrize("program", [X32, I386], ids=["x32", "i386"])
 def test_calls_of_other_architectures_are_denied(sdbox: Sdbox, program: str) -> None:
-    words = ("--", sys.executable, "-I", "-S", "-c", program)
+    words = ("--", PYTHON, "-I", "-S", "-c", program)
     if sdbox.run(*words).status != 0:
         pytest.skip("this kernel has no calls of that architecture")
     assert sdbox.run("--system-calls=~@mount", *words).status == -signal.SIGSYS
@@ -228,7 +229,7 @@ while more := os.read(reader, 100):
 
 
 def test_nobody_types_into_a_terminal_from_behind_a_filter(sdbox: Sdbox) -> None:
-    words = ("--", sys.executable, "-I", "-S", "-c", TYPING)
+    words = ("--", PYTHON, "-I", "-S", "-c", TYPING)
     allowed = sdbox.run(*words).out.split()
     # EIO where the kernel has it no more (dev.tty.legacy_tiocsti).
     assert set(allowed) <= {"0", str(errno.EIO)}

@@ -19,7 +19,14 @@ from sdbox.errors import NoSuchJob, Unenforceable
 from sdbox.host import Endpoint
 from sdbox.launcher import Launcher
 from tests.conftest import MARK, SECONDS, Sdbox, private_directories, processes_with, wait_for_end
-from tests.ordinary import AS_NOBODY, NOBODY, need_own_proc, need_user_namespaces, place_of
+from tests.ordinary import (
+    AS_NOBODY,
+    NOBODY,
+    command_of,
+    need_own_proc,
+    need_user_namespaces,
+    place_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,8 +66,9 @@ def sdbox_none(sdbox_command: tuple[str, ...], user: str) -> Iterator[Unmanaged]
     if os.geteuid() != 0:
         pytest.skip("only root can be both root and an ordinary user")
     ordinary = user == "ordinary"
-    with place_of(NOBODY if ordinary else 0) as place:
-        command = Unmanaged(sdbox_command, ENDPOINT, place)
+    uid = NOBODY if ordinary else 0
+    with place_of(uid) as place, command_of(uid, sdbox_command) as words:
+        command = Unmanaged(words, ENDPOINT, place)
         command.popen = dict(AS_NOBODY) if ordinary else {}
         yield command
         command.close()
