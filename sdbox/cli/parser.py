@@ -51,7 +51,8 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         """Print the help text, and leave where stdout does not take it."""
         try:
-            super().print_help(file)
+            # argparse's own says nothing of what could not be written, from Python 3.12 on.
+            print(self.format_help(), end="", file=file)
         except OSError as error:
             raise SystemExit(stdout_failed(error)) from None
 

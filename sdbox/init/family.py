@@ -38,7 +38,7 @@ def descendants(proc: int, pid: int) -> list[int]:
 def _children(proc: int, pid: int) -> Iterator[int]:
     try:
         threads = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return
     try:
         # A child is that of the thread which has forked it.

@@ -349,10 +349,14 @@ def test_a_box_dies_with_its_supervisor(
 
 def test_a_job_that_kills_its_init_is_ended(sdbox_none: Unmanaged) -> None:
     """Which one with the caller's PIDs can, as it is the same user's."""
-    done = sdbox_none.script(f"{DAEMON} kill -9 $PPID; sleep 600", report=True)
-    assert done.account["reason"] == "killed"
-    assert done.status == -signal.SIGKILL
-    assert processes_with([f"{MARK}={done.id}\0".encode()]) == []
+    report = sdbox_none.directory / "report.json"
+    job = sdbox_none.begin(f"{DAEMON} read line; kill -9 $PPID; sleep 600", f"--report={report}")
+    # By now its supervisor knows that it runs: before, that would have been a failed launch.
+    job.line()
+    job.send(b"\n")
+    assert job.end().status == -signal.SIGKILL
+    assert json.loads(report.read_text())["reason"] == "killed"
+    assert processes_with([f"{MARK}={job.id}\0".encode()]) == []
 
 
 def test_signals_and_the_payloads_end(sdbox_none: Unmanaged) -> None:
