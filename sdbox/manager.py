@@ -310,7 +310,12 @@ class Manager:
     async def _killed(self, unit: str) -> bool:
         """Kill what a unit has, and wait for its removal; return whether that came soon."""
         with contextlib.suppress(ManagerRefused, TimedOut):
-            await self.freeze(unit, timeout=_FREEZE_SECONDS)
+            if unit.endswith(".slice") and self.version > _STOP_THAWS_UP_TO:
+                # What is frozen with its slice and then dies, this systemd can neither stop nor
+                # thaw: it stays as `frozen-by-parent` for ever (tried: 257).
+                await self._thaw_all(unit)
+            else:
+                await self.freeze(unit, timeout=_FREEZE_SECONDS)
         with _unless(NO_SUCH_UNIT):
             await self.kill(unit, signal.SIGKILL)
         try:
