@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdbox.errors import LaunchFailed, ManagerGone, ManagerUnavailable, TimedOut
@@ -243,9 +243,12 @@ class Helper:
         name = os.fsencode(key)
         self._drop(name)
         self._forgotten.add(name)
-        self._directories.pop(key, None)
-        with suppress(ManagerUnavailable):
+        directories = self._directories.pop(key, [])
+        try:
             self._send("finish", key, ())
+        except ManagerUnavailable:
+            # It was killed, and maybe init with it, as by the end of their PID namespace.
+            cleanup.remove_directories(directories)
 
     async def close(self) -> None:
         """Hang up, and wait for the helper to end what boxes are left, and itself."""

@@ -458,8 +458,12 @@ async def test_a_manager_that_ends(private: Private, launcher: api.Launcher) -> 
 def test_a_commands_manager_that_ends(private: Private, own: Sdbox) -> None:
     job = start_waiter(own, 0)
     assert job.line() == "up"
+    # The payload may say so before its supervisor knows; who kills then has a launch fail.
+    wait_until(lambda: os.path.realpath(f"/proc/{job.pid}/fd/0") == "/dev/null")
     os.kill(private.manager.pid, signal.SIGKILL)
-    assert job.process.wait(timeout=SECONDS / 6) == -signal.SIGKILL
+    status = job.process.wait(timeout=SECONDS / 6)
+    assert job.process.stderr is not None
+    assert status == -signal.SIGKILL, job.process.stderr.read()
     assert private_directories(job.id) == []
     wait_until(private.has_ended)
     # Nobody is there to remove the unit's cgroup, until a manager is booted anew.
