@@ -187,12 +187,10 @@ async def _see_it_known(connection: Connection, plan: Plan, payload: int) -> Non
 
     Raises LaunchFailed.
     """
-    if await placing.is_active(connection, plan) or has_ended(payload):
-        return
-    os.close(payload)
-    raise LaunchFailed(
-        f"{plan.unit}: systemd takes it for ended, with the job in it", hint=placing.UPDATE
-    )
+    if not await placing.is_active(connection, plan) and not has_ended(payload):
+        raise LaunchFailed(
+            f"{plan.unit}: systemd takes it for ended, with the job in it", hint=placing.UPDATE
+        )
 
 
 def _tell_start(journal: Journal, plan: Plan) -> None:

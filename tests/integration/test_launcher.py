@@ -237,6 +237,29 @@ async def test_what_systemd_says_of_a_unit_without_being_asked(new_id: Callable[
         assert not await is_active(connection, job.plan)
 
 
+async def test_a_unit_that_systemd_gives_up_while_its_payload_starts(
+    new_id: Callable[[], str], job_manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its issue 36781, which no systemd can be made to show: only its answers are put in here."""
+    answers = iter((True, False))
+
+    async def answer(*_: object) -> bool:
+        return next(answers)
+
+    async with api.Launcher() as launcher:
+        await launcher.run(["true"], id=new_id())
+        helper = _helper(launcher)
+        before = descriptors(), descriptors(helper)
+        job = new_id()
+        with monkeypatch.context() as patch:
+            patch.setattr("sdbox.placing.is_active", answer)
+            with pytest.raises(LaunchFailed, match="takes it for ended"):
+                await launcher.start(["sleep", "600"], id=job)
+        await asyncio.wait_for(_forgotten(launcher), SECONDS)
+        assert (descriptors(), descriptors(helper)) == before
+        assert not await job_manager.exists(f"sdbox-{job}.scope")
+
+
 async def test_kill(new_id: Callable[[], str]) -> None:
     async with api.Launcher() as launcher:
         job = await launcher.start(["sh", "-c", "trap '' TERM; sleep 600 & wait"], id=new_id())
