@@ -102,25 +102,9 @@ class Host:
     prefix: str = ""
 
 
-def running() -> Endpoint | None:
-    """Return the manager that `auto` takes where nothing has to be booted for it, else None."""
-    if (around := _around("auto")) is not None:
-        return around
-    endpoint = _chosen("auto")
-    if endpoint is not None:
-        return endpoint
-    from sdbox import embedded
-
-    manager = embedded.find()
-    return None if manager is None else at_embedded(manager)
-
-
 def find(choice: Choice) -> Endpoint | None:
     """Return where the chosen manager is; None where it would have to be booted first."""
-    if (around := _around(choice)) is not None:
-        return around
-    endpoint = _chosen(choice)
-    if endpoint is not None:
+    if (endpoint := _around(choice) or _chosen(choice)) is not None:
         return endpoint
     from sdbox import embedded
 
@@ -130,10 +114,7 @@ def find(choice: Choice) -> Endpoint | None:
 
 def locate(choice: Choice, *, notice: Callable[[str], None]) -> Endpoint:
     """Return where the chosen manager is; boot the embedded one where `auto` comes down to it."""
-    if (around := _around(choice)) is not None:
-        return around
-    endpoint = _chosen(choice)
-    if endpoint is not None:
+    if (endpoint := _around(choice) or _chosen(choice)) is not None:
         return endpoint
     from sdbox import embedded
 

@@ -17,7 +17,7 @@ from sdbox.cli.signals import Signals, end_by
 from sdbox.cli.talk import complain, flushed
 from sdbox.errors import SdboxError
 from sdbox.helper import Helper
-from sdbox.host import locate, running
+from sdbox.host import find, locate
 from sdbox.init import wire
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(words: Sequence[str]) -> int:
 
 def _endpoint(words: Sequence[str]) -> Endpoint:
     """Return the manager to use. Nothing is booted for a command line that is wrong."""
-    endpoint = None if _has(words, "--manager") else running()
+    endpoint = None if _has(words, "--manager") else find("auto")
     if endpoint is not None:
         return endpoint
     from sdbox.cli.run import check
