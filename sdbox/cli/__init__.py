@@ -20,7 +20,7 @@ _OF_WRITING = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+    """Run the command line; return the exit status, negative for a signal that is to end it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(words)
@@ -53,4 +53,9 @@ def entry() -> NoReturn:
     """Be the command `sdbox`: as main(), without what Python does for programs that live long."""
     # Nothing of what is imported from here on is garbage. A verb that goes on turns it on again.
     gc.disable()
-    os._exit(flushed(main()))
+    status = flushed(main())
+    if status < 0:
+        from sdbox.cli.signals import end_by
+
+        end_by(-status)
+    os._exit(status)

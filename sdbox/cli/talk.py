@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
+
+# signal.SIGPIPE, without that module: an exit status as subprocess has it.
+_ENDED_BY_SIGPIPE = -13
 
 
 def complain(line: str) -> None:
@@ -15,7 +19,7 @@ def complain(line: str) -> None:
 
 
 def flushed(status: int) -> int:
-    """Write out what stdout still holds; return the status, or 1 where that fails."""
+    """Write out what stdout still holds; return the status, or that of stdout_failed()."""
     # Python has none where it was closed from the start.
     if sys.stdout is not None:
         try:
@@ -26,10 +30,15 @@ def flushed(status: int) -> int:
 
 
 def stdout_failed(error: OSError, status: int = 0) -> int:
-    """Say that stdout took not all; return the status, or 1 where that was good."""
-    complain(f"stdout: {error.strerror}")
+    """Say that stdout took not all; return the status, or 1 where that was good.
+
+    A reader that has seen enough is nothing to talk about: the status is that of SIGPIPE then.
+    """
     # What is left of it would be tried again, and said again.
     sys.stdout = None
+    if error.errno == errno.EPIPE:
+        return _ENDED_BY_SIGPIPE
+    complain(f"stdout: {error.strerror}")
     return status or 1
 
 

@@ -390,6 +390,20 @@ def test_help_that_can_not_be_written(sdbox: Sdbox, words: tuple[str, ...]) -> N
     assert (done.returncode, done.stderr) == (1, b"sdbox: stdout: No space left on device\n")
 
 
+@pytest.mark.parametrize("words", [("run", "--help"), ("--version",), ("doctor",), ("list", "-h")])
+def test_a_reader_that_has_gone_is_nothing_to_talk_about(
+    sdbox: Sdbox, words: tuple[str, ...]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*sdbox.command, *words]
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=SECONDS
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
 def test_a_stream_ends_when_the_payload_closes_it(sdbox: Sdbox) -> None:
     job = sdbox.start_sh("exec >&-; read line; exit 5")
     assert job.at_end_of_output()
