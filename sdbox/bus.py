@@ -64,6 +64,15 @@ MAX_MESSAGE_BYTES = 128 * 2**20
 _BATCH = 64
 
 
+def type_of(*, direct: bool) -> type[Bus]:
+    """The class of connections to a daemon, or to systemd's private socket."""
+    if not direct:
+        return Bus
+    from sdbox.peer import Peer
+
+    return Peer
+
+
 def variant(signature: str, value: object) -> Variant:
     """A value of D-Bus type `v`; structs and arrays may be tuples. `ay` is bytes, `h` an index.
 
@@ -108,6 +117,9 @@ class Bus:
     `closed` is done as soon as the connection is no more, with the reason as its result: never
     as its exception, so that nobody has to look at it.
     """
+
+    # Whether systemd itself is at the other end: see sdbox.peer.
+    direct = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._loop = loop.running()

@@ -13,7 +13,7 @@ from sdbox.errors import ConnectionLost, ManagerUnavailable
 
 # Without an identity in it the daemon takes the one that the kernel names: our own uid as we see
 # it would be wrong in a user namespace. All lines at once, since no answer changes what we say.
-_SASL = b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n"
+SASL = b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n"
 _SASL_ACCEPTED = [b"DATA", b"OK", b"AGREE_UNIX_FD"]
 _SASL_MAX_BYTES = 4096
 
@@ -79,7 +79,7 @@ async def authenticate(sock: socket.socket) -> None:
     answer, hung_up = b"", False
     try:
         # A socket that has carried nothing yet takes that at once.
-        sock.send(_SASL)
+        sock.send(SASL)
         while answer.count(b"\r\n") < len(_SASL_ACCEPTED) and len(answer) < _SASL_MAX_BYTES:
             await loop.readable(sock.fileno())
             data = sock.recv(_SASL_MAX_BYTES)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sdbox.embedded import Embedded
+    from sdbox.usermanager import UserManager
 
 Kind = Literal["system", "embedded", "user", "none", "nested"]
 Choice = Literal["auto", "system", "embedded", "user", "none"]
@@ -40,6 +41,7 @@ class Endpoint:
     the directory of the journal's sockets, `units` that of systemd's links for units that are not
     inactive, where that is known. `nested` is the manager of the box that this process is
     in, by way of a socket in it; units are in its `slice`, and job ids begin with its `prefix`.
+    `direct` says that `bus_socket` is systemd's own, with no bus in between.
     """
 
     kind: Kind
@@ -51,6 +53,7 @@ class Endpoint:
     units: str = ""
     slice: str = SLICE
     prefix: str = ""
+    direct: bool = False
 
     def inside(self) -> Endpoint:
         """Return how a process in the manager's PID namespace reaches it."""
@@ -133,12 +136,21 @@ def _chosen(choice: Choice) -> Endpoint | None:
     if choice == "user":
         from sdbox import usermanager
 
-        bus, root = usermanager.find(CGROUP_ROOT)
-        units = f"{usermanager.runtime_directory()}/systemd/units"
-        return Endpoint(kind="user", bus_socket=bus, cgroup_root=root, journal=JOURNAL, units=units)
+        return _of_user(usermanager.find(CGROUP_ROOT), usermanager.runtime_directory())
     if choice == "none":
         return Endpoint(kind="none", bus_socket="", cgroup_root="", journal=JOURNAL)
     return _system() if choice == "system" else None
+
+
+def _of_user(found: UserManager, directory: str) -> Endpoint:
+    return Endpoint(
+        kind="user",
+        bus_socket=found.socket,
+        cgroup_root=found.cgroup_root,
+        journal=JOURNAL,
+        units=f"{directory}/systemd/units",
+        direct=found.direct,
+    )
 
 
 def _around(choice: Choice) -> Endpoint | None:

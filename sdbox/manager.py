@@ -178,9 +178,10 @@ class Manager:
         own = [
             ("ExecStart", variant("a(sasb)", [(command[0], words, False)])),
             ("StandardInputFileDescriptor", variant("h", 0)),
-            # Or it would be unloaded before it could be asked why it failed.
-            ("AddRef", variant("b", True)),
         ]
+        if not self._systemd.direct:
+            # Or it would be unloaded before it could be asked why it failed.
+            own.append(("AddRef", variant("b", True)))
         async with self._within(timeout, f"starting {unit}"):
             result = await self._start(
                 unit, properties, own, [stdin], lambda: self._executes(unit, words), own_slice
@@ -190,7 +191,8 @@ class Manager:
                 status = await self.unit_property(unit, "Service", "ExecMainStatus")
             # The reference went with the connection, if that was lost.
             with _unless(NO_SUCH_UNIT, NOT_REFERENCED):
-                await self._call("UnrefUnit", "s", unit)
+                if not self._systemd.direct:
+                    await self._call("UnrefUnit", "s", unit)
         if result != "done":
             failed = f"systemd's job ended as {result}"
             if status in _STEPS:

@@ -82,6 +82,8 @@ _APPEAR_SECONDS = 5.0
 class Systemd:
     """systemd's side of a connection, or of one after the other. `version` is 0 before open().
 
+    `direct` says that there is no bus, which could keep a unit for us.
+
     `jobs` has what came of jobs, (object path, result) by unit; `removals` the units that are no
     more, after subscribe(). With `only`, no signals about other units than that one come. Who
     waits for one when the connection is lost gets ConnectionLost: it may have been missed.
@@ -90,6 +92,7 @@ class Systemd:
     def __init__(self, dial: Dial, *, timeout: float, only: str | None) -> None:
         self._line = Line(dial, greet=self._greet, on_lost=self._lost)
         self.version = 0
+        self.direct = False
         self.timeout = timeout
         self.jobs = Mailboxes()
         self.removals = Mailboxes()
@@ -163,7 +166,7 @@ class Systemd:
             bus.add_match(match, self._job_removed, timeout=self.timeout),
             self._get(bus, PATH, INTERFACE, "Version"),
         )
-        self.version = version_number(version)
+        self.version, self.direct = version_number(version), bus.direct
         if self.version < MINIMUM_VERSION:
             raise ManagerUnavailable(
                 f"systemd {version} is too old", hint=f"{MINIMUM_VERSION} or newer is needed"

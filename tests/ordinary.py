@@ -86,16 +86,39 @@ def command_of(uid: int, command: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         shutil.rmtree(place)
 
 
+_RUNTIME_DIRECTORY = f"/run/user/{NOBODY}"
+
+
 @contextmanager
-def user_manager() -> Iterator[None]:
-    """That user's own systemd, as with linger; skip where none can be started."""
+def user_manager(*, bus: bool = True) -> Iterator[None]:
+    """That user's own systemd, as with linger; skip where none can be started.
+
+    Without a `bus` it is as on a machine that has no dbus-user-session.
+    """
     if os.geteuid() != 0 or not booted():
         pytest.skip("systemd, which starts users' managers, is not this machine's PID 1")
     unit = f"user@{NOBODY}.service"
     started = subprocess.run(["systemctl", "start", unit], check=False, capture_output=True)
-    if started.returncode or not Path(f"/run/user/{NOBODY}/bus").exists():
+    if started.returncode or not Path(_RUNTIME_DIRECTORY, "bus").exists():
         pytest.skip("no manager of an ordinary user can be started here")
     try:
+        if not bus:
+            _take_bus_away()
         yield
     finally:
         subprocess.run(["systemctl", "stop", unit], check=True)
+
+
+def _take_bus_away() -> None:
+    users_systemctl("stop", "dbus.socket", "dbus.service")
+    Path(_RUNTIME_DIRECTORY, "bus").unlink(missing_ok=True)
+
+
+def users_systemctl(*words: str) -> None:
+    """Ask that user's manager, by its own socket."""
+    subprocess.run(
+        ["systemctl", "--user", *words],
+        check=True,
+        env={"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": _RUNTIME_DIRECTORY},
+        **AS_NOBODY,
+    )

@@ -21,6 +21,7 @@ from tests.ordinary import (
     need_user_namespaces,
     place_of,
     user_manager,
+    users_systemctl,
 )
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def unit_type(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def manager() -> Iterator[None]:
-    with user_manager():
+@pytest.fixture(scope="module", autouse=True, params=["bus", "private"])
+def manager(request: pytest.FixtureRequest) -> Iterator[None]:
+    """It is reached by the user's bus, or, where there is none, by systemd's own socket."""
+    with user_manager(bus=request.param == "bus"):
         need_user_namespaces()
         yield
 
@@ -115,6 +117,15 @@ def test_a_detached_job(users: Sdbox) -> None:
     done = users.call("run", *words, **options())
     assert (done.status, done.out, done.err) == (0, f"{job}\n", "")
     assert users.call("wait", job, **options()).status == 6
+
+
+def test_a_manager_that_executes_itself_anew_loses_no_job(users: Sdbox) -> None:
+    running = users.start_sh("echo up; read line; setsid sleep 600 & exit 4", **options())
+    assert running.line() == "up"
+    users_systemctl("daemon-reexec")
+    running.send(b"\n")
+    assert running.end().status == 4
+    assert not users.cgroup(running.id).exists()
 
 
 def test_verbs(users: Sdbox) -> None:
