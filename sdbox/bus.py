@@ -64,15 +64,6 @@ MAX_MESSAGE_BYTES = 128 * 2**20
 _BATCH = 64
 
 
-def type_of(*, direct: bool) -> type[Bus]:
-    """The class of connections to a daemon, or to systemd's private socket."""
-    if not direct:
-        return Bus
-    from sdbox.peer import Peer
-
-    return Peer
-
-
 def variant(signature: str, value: object) -> Variant:
     """A value of D-Bus type `v`; structs and arrays may be tuples. `ay` is bytes, `h` an index.
 
@@ -118,7 +109,7 @@ class Bus:
     as its exception, so that nobody has to look at it.
     """
 
-    # Whether systemd itself is at the other end: see sdbox.peer.
+    # Whether systemd itself is at the other end.
     direct = False
 
     def __init__(self, sock: socket.socket) -> None:
@@ -296,6 +287,21 @@ class Bus:
             if not reply.done():
                 reply.set_exception(self.unavailable())
         self._pending.clear()
+
+
+class Peer(Bus):
+    """A connection to systemd itself, by its private socket. All signals come unasked for.
+
+    systemd can't tell one such peer from another, so it keeps no unit for it (`AddRef`).
+    """
+
+    direct = True
+
+    async def _call_driver(
+        self, member: str, signature: str = "", body: Sequence[Any] = (), *, timeout: float
+    ) -> list[Any]:
+        """Ask nothing of the daemon that there is not: no name to get, no signals to choose."""
+        return []
 
 
 class _Wire:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import loop, nesting, placing
-from sdbox.bus import Bus, type_of
+from sdbox.bus import Bus, Peer
 from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
 from sdbox.journal import Journal
 from sdbox.manager import Manager
@@ -46,7 +46,7 @@ async def connect(endpoint: Endpoint, helper: Helper, *, only: str | None = None
     async def dial() -> Bus:
         endpoint.check()
         sock = await helper.connect(endpoint.bus_socket)
-        return await type_of(direct=endpoint.direct).connect_socket(sock, timeout=_CALL_SECONDS)
+        return await (Peer if endpoint.direct else Bus).connect_socket(sock, timeout=_CALL_SECONDS)
 
     if endpoint.kind == "nested":
         from sdbox import inner

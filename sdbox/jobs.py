@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
 from sdbox import groups, host, verbs
-from sdbox.bus import Bus, type_of
+from sdbox.bus import Bus, Peer
 from sdbox.groups import Group, job_of
 from sdbox.journal import Journal
 from sdbox.manager import Manager
@@ -107,7 +107,7 @@ async def _reach(endpoint: Endpoint) -> Reached:
     async def dial() -> Bus:
         endpoint.check()
         address = f"unix:path={endpoint.bus_socket}"
-        return await type_of(direct=endpoint.direct).connect(address, timeout=_CALL_SECONDS)
+        return await (Peer if endpoint.direct else Bus).connect(address, timeout=_CALL_SECONDS)
 
     if endpoint.kind == "nested":
         from sdbox import inner

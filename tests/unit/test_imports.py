@@ -34,8 +34,8 @@ LAYERS = {
     "systems": [
         "around", "bpf", "bus", "callgroups", "cgroup", "config", "cpus", "dial", "disk", "door",
         "embedded.", "ending", "family", "gpus", "groups", "helper", "host", "inner", "inotify",
-        "journal", "kmsg", "line", "loop", "manager", "memo", "memory", "nodes", "output", "peer",
-        "pidfd", "plot", "report", "roots", "seccomp", "series", "smallloop", "sockets", "systemd",
+        "journal", "kmsg", "line", "loop", "manager", "memo", "memory", "nodes", "output", "pidfd",
+        "plot", "report", "roots", "seccomp", "series", "smallloop", "sockets", "systemd",
         "topology", "usage", "usermanager", "userns", "users", "verbs", "visitor", "watch",
     ],
     "launcher": [
