@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _USER_NAMESPACE = "user namespace"
 
 # What of a box is made by the helper, before there is an init.
-_BEFORE_INIT = ("enter", "family", "private_directories", "private_pids", "user_namespace")
+_BEFORE_INIT = (
+    *("enter", "family", "nestable", "private_directories", "private_pids", "user_namespace"),
+)
 
 Streams = tuple[int, int, int]
 Answer = tuple[list[bytes], list[int]]
@@ -404,6 +406,7 @@ _HINTS = {
         "Parts of this machine's /proc or /sys are covered, as in containers: only root may have"
         " it mounted anew, for PrivatePIDs and PrivateNetwork"
     ),
+    ("Nestable", errno.ENOENT): "An ordinary user needs his /run/user, as user@.service makes it",
     ("exec", errno.EACCES): "It must be a file that the box's user may execute",
     ("exec", errno.ENOEXEC): "A script needs a first line that names its interpreter, as #!/bin/sh",
     ("WorkingDirectory", errno.ENOENT): "Name a directory that is there in the box with --chdir",

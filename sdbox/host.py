@@ -163,20 +163,20 @@ def _around(choice: Choice) -> Endpoint | None:
     boxes = [n for n in groups if n.startswith("sdbox-") and n.endswith((".scope", ".service"))]
     if not boxes:
         return None
-    from sdbox.around import ask_who
-    from sdbox.init.nest import SOCKET
+    from sdbox.around import find_door
 
-    known = ask_who(SOCKET) if choice == "auto" else None
-    if known is None:
+    found = find_door() if choice == "auto" else None
+    if found is None:
         raise ManagerUnavailable(
             f"This process is in a box itself, {boxes[-1]}",
             hint="Call sdbox from outside of it, or start it with --nestable"
             if choice == "auto"
             else "Leave out --manager, or call sdbox from outside of it",
         )
+    path, known = found
     return Endpoint(
         kind="nested",
-        bus_socket=SOCKET,
+        bus_socket=path,
         cgroup_root=known["cgroup_root"],
         journal=JOURNAL,
         slice=known["slice"],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 # What an ordinary user has but for himself.
-OF_ROOT = ("User", "Group", "AmbientCapabilities", "MountImages", "Nestable")
+OF_ROOT = ("User", "Group", "AmbientCapabilities", "MountImages")
 
 
 def keeper(directive: Directive, host: Host) -> Enforcement | None:
@@ -107,6 +107,11 @@ def check_caller(
     for name in OF_ROOT[2:]:
         if directives.get(name):
             raise Unenforceable(f"{name}: only root may", hint="Leave it out, or run sdbox as root")
+    if directives.get("Nestable") and directives.get("ProtectHome") == "yes":
+        raise Unenforceable(
+            "Nestable: ProtectHome=yes hides where an ordinary user's box has its way out",
+            hint="Give ProtectHome=tmpfs, or leave out one of them",
+        )
     uid, gid = caller.user
     if credentials is not None and (credentials.uid not in (None, uid) or credentials.gid != gid):
         raise Unenforceable(

@@ -56,7 +56,7 @@ class Child:
     `held` are descriptors that are kept open until nothing of the box runs.
     """
 
-    __slots__ = ("cgroup", "directories", "finishing", "held", "orphans", "pid", "pidfd")
+    __slots__ = ("cgroup", "directories", "door", "finishing", "held", "orphans", "pid", "pidfd")
 
     def __init__(
         self, pid: int, pidfd: int, directories: dict[str, str], held: Sequence[int]
@@ -68,11 +68,15 @@ class Child:
         self.held = [os.dup(fd) for fd in held]
         self.cgroup = -1
         self.finishing = False
+        # The directory that is removed with the last box that holds it.
+        self.door = ""
 
     def let_go(self) -> None:
         """Close what was held."""
         wire.close(self.held)
         self.held = []
+        if self.door:
+            _give_up_door(self.door)
 
     def reap(self) -> None:
         """Take note of the end, as a parent must."""
@@ -203,17 +207,26 @@ class Helper:
         """Fork an init, which gets a report socket, its streams and what to hold, and tell."""
         directories: dict[str, str] = {}
         begin = self._hand_over if spec["enter"] else self._fork_child
+        held: list[int] = []
         try:
+            if spec["nestable"]:
+                held = _reserve_door(spec)
             for destination, parent in spec["private_directories"]:
                 directive = "RootEphemeral" if destination == "/" else "PrivateTmp"
                 directories[destination] = _make_directory(directive, parent, spec["job"])
             if spec["secure_root"] and spec["user_namespace"]:
                 # In there nothing is root's.
                 spec["verified_root"] = _verified(spec["root_directory"])
-            begin(key, spec, fds, directories)
+            begin(key, spec, [*fds, *held], directories)
+            if held:
+                self.children[key].door = spec["door"]
         except StepError as error:
             cleanup.remove_directories(directories.values())
             self.tell("error", key, error.name, error.path, error.number)
+        finally:
+            wire.close(held)
+            if held and key not in self.children:
+                _give_up_door(spec["door"])
 
     def _fork_child(
         self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
@@ -358,6 +371,7 @@ class Helper:
             self._see_ended(child, deadline)
             if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
                 cleanup.remove_directories(child.directories.values())
+                child.let_go()
 
     def _leave_it_to_init(self) -> None:
         """Give the inits a moment to end their boxes, before they are killed with what is in there.
@@ -415,6 +429,21 @@ def main(
     # this process.
     gc.freeze()
     helper.run()
+
+
+def _reserve_door(spec: dict[str, Any]) -> list[int]:
+    """Settle where a nestable box has its way out; return what keeps that there for it."""
+    from sdbox.init import nest
+
+    spec["door"] = nest.directory()
+    # A root directory has a /run of its own.
+    return [] if spec["root_directory"] else [nest.reserve(spec["door"])]
+
+
+def _give_up_door(path: str) -> None:
+    from sdbox.init import nest
+
+    nest.remove_unused(path)
 
 
 def _verified(path: str) -> tuple[int, int]:

@@ -131,7 +131,7 @@ class Init:
         listener, mount = nest.listen()
         tell(self.report, "listening", fds=(listener.fileno(),))
         listener.close()
-        return ((nest.DIRECTORY, mount),)
+        return ((self.spec["door"], mount),)
 
     def _enter_user_namespace(self, uid: int, gid: int) -> None:
         from sdbox.init import userns

@@ -17,9 +17,10 @@ import pytest
 
 from sdbox.box import Box
 from sdbox.init import wire
-from sdbox.init.nest import SOCKET
+from sdbox.init.nest import DIRECTORY, SOCKET
 from sdbox.launcher import Launcher
 from tests.conftest import CHECKOUT, SECONDS, wait_for_process
+from tests.ordinary import need_user_namespaces
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def test_three_deep_with_pid_namespaces(sdbox: Sdbox) -> None:
     assert done.account["enforcement"]["Nestable"] == "kernel"
     assert loaded(sdbox) == []
     assert not tree(sdbox, done.id).exists()
+    # What it was mounted on.
+    assert not os.path.exists(DIRECTORY)
 
 
 def test_the_limits_are_the_slices(sdbox: Sdbox) -> None:
@@ -163,6 +166,7 @@ def test_sigkill_of_any_supervisor_takes_what_is_inside(sdbox: Sdbox, depth: int
     job.end()
     wait_until(lambda: not tree(sdbox, job.id).exists())
     wait_until(lambda: loaded(sdbox) == [])
+    wait_until(lambda: not os.path.exists(DIRECTORY))
 
 
 def supervisors(sdbox: Sdbox, job: Running) -> list[int]:
@@ -345,6 +349,16 @@ def test_another_user_inside(sdbox: Sdbox) -> None:
     uid, where = done.out.split()
     assert uid == "65534"
     assert where.startswith(f"/sdbox.slice/{slice_of(done.id)}/sdbox-{done.id}.")
+
+
+def test_another_users_boxes_inside(sdbox: Sdbox) -> None:
+    need_user_namespaces()
+    place = "/tmp" if os.access("/tmp", os.X_OK) else "/"
+    words = inner(sdbox, "--id=b", "--nestable", "--", *inner(sdbox, "--id=c", "--", "id", "-u"))
+    done = sdbox.run("--nestable", "--user=nobody", "--", *words, cwd=place)
+    if "No module named" in done.err or "Permission denied" in done.err:
+        pytest.skip("nobody can't read this sdbox")
+    assert (done.out, done.err) == ("65534\n", "")
 
 
 def test_other_programs_of_the_api_work_inside(sdbox: Sdbox) -> None:

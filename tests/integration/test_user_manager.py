@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox.host import Endpoint
-from tests.conftest import MARK, SECONDS, Sdbox, private_directories, processes_with, wait_for_end
+from tests.conftest import (
+    CHECKOUT,
+    MARK,
+    SECONDS,
+    Sdbox,
+    private_directories,
+    processes_with,
+    wait_for_end,
+)
 from tests.ordinary import (
     AS_NOBODY,
     NOBODY,
+    PYTHON,
     need_own_proc,
     need_user_namespaces,
     place_of,
@@ -137,6 +147,60 @@ def test_verbs(users: Sdbox) -> None:
         assert [job["state"] for job in json.loads(shown.out)] == [state]
     assert users.call("kill", running.id, **options()).status == 0
     assert running.end().status == -signal.SIGKILL
+
+
+def inner(users: Sdbox, *words: str) -> list[str]:
+    return [*users.command, "run", *words]
+
+
+def test_boxes_in_a_box(users: Sdbox) -> None:
+    deepest = inner(
+        users, "--id=c", "--private-tmp", "--", "sh", "-c", "grep ^0:: /proc/self/cgroup"
+    )
+    middle = inner(users, "--id=b", "--nestable", "--", *deepest)
+    done = users.run("--nestable", "--private-shm", "--", *middle, report=True, **options())
+    own = "sdbox-" + done.id.replace("-", "\\x2d")
+    place = f"/sdbox.slice/{own}.slice/{own}-b.slice/sdbox-{done.id}.b.c.scope"
+    assert done.out == f"0::{ROOT.removeprefix('/sys/fs/cgroup')}{place}\n"
+    assert (done.status, done.err) == (0, "")
+    assert done.account["enforcement"]["Nestable"] == "kernel"
+    assert not Path(f"/run/user/{NOBODY}/sdbox-box").exists()
+    assert list(Path(ROOT, "sdbox.slice").glob("*.slice")) == []
+
+
+def test_freezing_the_one_around_freezes_all(users: Sdbox) -> None:
+    words = inner(users, "--id=b", "--", "sh", "-c", "echo up; exec sleep 600")
+    running = users.start("--nestable", "--", *words, **options())
+    assert running.line() == "up"
+    assert users.call("freeze", running.id, **options()).status == 0
+    shown = users.call("list", "--json", f"{running.id}.b", **options())
+    assert [job["state"] for job in json.loads(shown.out)] == ["frozen-by-parent"]
+    assert users.call("kill", running.id, **options()).status == 0
+    assert running.end().status == -signal.SIGKILL
+
+
+def test_a_box_inside_has_no_more_than_the_one_around(users: Sdbox) -> None:
+    hog = "b = bytearray(300 << 20); import time; time.sleep(600)"
+    words = inner(users, "--memory=1G", "--", PYTHON, "-ISc", hog)
+    done = users.run("--nestable", "--memory=100M", "--", *words, report=True, **options())
+    assert done.account["reason"] == "memory"
+    assert done.account["memory_limit_bytes"] == 100 << 20
+    assert "Job has gone over memory limit of 100 megabytes." in done.err
+
+
+def test_a_way_out_that_would_be_hidden_is_refused(users: Sdbox) -> None:
+    done = users.sh("true", "--nestable", "--protect-home=yes", **options())
+    assert (done.status, done.out) == (125, "")
+    assert "ProtectHome" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_boxes_in_a_strict_box(users: Sdbox) -> None:
+    seen = [f"--bind-ro={place}" for place in {str(CHECKOUT), sys.prefix} if place != "/usr"]
+    words = inner(users, "--", "sh", "-c", "echo inside")
+    strict = ("--box=strict", "-pPrivatePIDs=no", "-pProtectProc=default", "--system-calls=~@swap")
+    done = users.run(*strict, *seen, "--nestable", "--", *words, **options())
+    assert (done.out, done.err) == ("inside\n", "")
 
 
 def test_what_is_not_delegated_is_refused_with_the_remedy(users: Sdbox) -> None:

@@ -47,6 +47,16 @@ def test_memory_is_the_kernels_to_limit(users: Sdbox) -> None:
     assert "Job has gone over memory limit of 64 megabytes." in done.err
 
 
+def test_a_box_inside_has_no_more_than_the_one_around(users: Sdbox) -> None:
+    inner = [*users.command, "run", "--memory=1G", "--pid-namespace", "--"]
+    hog = [*inner, sys.executable, "-ISc", HOG]
+    done = users.run("--nestable", "--memory=100M", "--", *hog, report=True, **options())
+    assert done.account["enforcement"]["MemoryMax"] == "kernel"
+    assert "has it all" not in done.out
+    assert done.account["reason"] == "memory"
+    assert done.account["memory_limit_bytes"] == 100 << 20
+
+
 def test_a_fork_bomb_stops(users: Sdbox) -> None:
     script = "n=0; while sleep 600 & do n=$((n+1)); [ $n -lt 40 ] || exit 0; done; exit 9"
     done = users.sh(script, "--tasks=20", report=True, **options())
