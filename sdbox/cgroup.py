@@ -11,10 +11,10 @@ import os
 import select
 import time
 from errno import ENODEV, ENOENT, EOPNOTSUPP
-from typing import TYPE_CHECKING
 
 from sdbox.errors import SdboxError, TimedOut
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType

@@ -7,13 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import loop, nesting, placing
-from sdbox.bus import Bus, Peer
 from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
-from sdbox.journal import Journal
-from sdbox.manager import Manager
 from sdbox.memo import remember
 from sdbox.pidfd import has_ended
-from sdbox.placing import Connection
 from sdbox.plan import UNIT_TYPES, check_version
 from sdbox.report import Report
 from sdbox.systemd import UNIT_EXISTS
@@ -21,42 +17,15 @@ from sdbox.systemd import UNIT_EXISTS
 if TYPE_CHECKING:
     from sdbox.cgroup import Cgroup
     from sdbox.door import Door
-    from sdbox.helper import Helper
     from sdbox.host import Endpoint
     from sdbox.job import Job
+    from sdbox.journal import Journal
     from sdbox.launch import Launch
-    from sdbox.placing import Placed
+    from sdbox.placing import Connection, Placed
     from sdbox.plan import Plan
 
-# A manager under load takes its time; what hangs for longer is broken.
+# What hangs for longer is broken.
 _CALL_SECONDS = 60.0
-
-
-async def connect(endpoint: Endpoint, helper: Helper, *, only: str | None = None) -> Connection:
-    """Reach the manager through the helper. `only` is the one unit that will be started.
-
-    Raises ManagerUnavailable and TimedOut.
-    """
-    if endpoint.kind == "none":
-        from sdbox.unmanaged import Unmanaged
-
-        journal = Journal(endpoint.journal)
-        return Connection(endpoint=endpoint, manager=Unmanaged(), helper=helper, journal=journal)
-
-    async def dial() -> Bus:
-        endpoint.check()
-        sock = await helper.connect(endpoint.bus_socket)
-        return await (Peer if endpoint.direct else Bus).connect_socket(sock, timeout=_CALL_SECONDS)
-
-    if endpoint.kind == "nested":
-        from sdbox import inner
-
-        manager: Manager = await inner.connect(endpoint.bus_socket)
-    else:
-        manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS, only=only)
-    sender = None if endpoint.pid_namespace is None else helper.pid
-    journal = Journal(endpoint.journal, sender)
-    return Connection(endpoint=endpoint, manager=manager, helper=helper, journal=journal)
 
 
 async def execute(connection: Connection, launch: Launch) -> Job:

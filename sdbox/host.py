@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import select
-from typing import TYPE_CHECKING, Literal
 
 from sdbox.cgroup import controllers
 from sdbox.errors import ManagerGone, ManagerUnavailable
 from sdbox.nesting import SLICE
 from sdbox.record import record, replaced
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from sdbox.embedded import Embedded
     from sdbox.usermanager import UserManager
 
-Kind = Literal["system", "embedded", "user", "none", "nested"]
-Choice = Literal["auto", "system", "embedded", "user", "none"]
+    Kind = Literal["system", "embedded", "user", "none", "nested"]
+    Choice = Literal["auto", "system", "embedded", "user", "none"]
+
 CHOICES: tuple[Choice, ...] = ("auto", "system", "embedded", "user", "none")
 # Those that can be asked for jobs of others.
 MANAGERS = CHOICES[:-1]
@@ -67,6 +69,11 @@ class Endpoint:
             journal=root + JOURNAL,
             units=root + UNITS,
         )
+
+    @property
+    def has_bus(self) -> bool:
+        """Whether the manager is spoken to in D-Bus."""
+        return self.kind not in ("none", "nested")
 
     def check(self) -> None:
         """Raise ManagerGone where an embedded manager has ended."""

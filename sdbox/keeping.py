@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import Unenforceable
 from sdbox.values import INFINITY
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from sdbox.directives import Directive
     from sdbox.host import Host

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
 from sdbox.box import Box
 from sdbox.detach import detach
+from sdbox.dialler import Dialler, connect
 from sdbox.errors import ManagerUnavailable
-from sdbox.execution import connect, execute
+from sdbox.execution import execute
 from sdbox.helper import Helper
 from sdbox.host import host_of, locate
 from sdbox.launch import begin
@@ -106,7 +107,7 @@ class Launcher:
             pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup
         )
         self._helper.attach()
-        self._connection = await connect(endpoint, self._helper)
+        self._connection = await connect(Dialler(endpoint, self._helper))
 
     async def close(self) -> None:
         """Kill the jobs that still run, and let go of manager and helper."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from _thread import _local
 from collections import deque
-from typing import TYPE_CHECKING
 
 from sdbox.errors import TimedOut
 from sdbox.smallloop import CancelledError, Loop
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Coroutine

@@ -9,6 +9,7 @@ A job that runs as root can write them: they inform people, and nothing is decid
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from typing import TYPE_CHECKING
@@ -121,7 +122,11 @@ def result_of(cgroup: int) -> dict[str, Any] | None:
 
 
 def _this_process() -> Process:
-    pid = os.getpid()
+    return _identified(os.getpid())
+
+
+@functools.cache
+def _identified(pid: int) -> Process:
     return Process(pid=pid, start_time=state.start_time(pid), pid_namespace=state.pid_namespace())
 
 

@@ -6,7 +6,6 @@ What the host can't keep is refused here, before anything is started.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from sdbox import keeping, nesting, privileges, scratch
 from sdbox.directives import DIRECTIVES
@@ -18,8 +17,10 @@ from sdbox.record import record
 from sdbox.spec import make_spec
 from sdbox.values import INFINITY
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from sdbox.box import Box
     from sdbox.devices import Rule

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.nesting import slice_path
@@ -12,8 +11,10 @@ from sdbox.planner import Caller, make_plan
 from sdbox.privileges import CALL_FILTERS
 from sdbox.users import look_up
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from sdbox.box import Box
     from sdbox.cpus import Claim

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sdbox import capabilities
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from sdbox.properties import UnitType
     from sdbox.users import Credentials
+
+    Operation = tuple[str, dict[str, Any]]
 
 # The directives that are kept by filters of system calls.
 CALL_FILTERS = (
@@ -23,8 +25,6 @@ _IMPLIED = {
     "ProtectKernelModules": ("CAP_SYS_MODULE",),
     "PrivateDevices": ("CAP_MKNOD", "CAP_SYS_RAWIO"),
 }
-
-Operation = tuple[str, dict[str, Any]]
 
 
 def check(directives: Mapping[str, Any], credentials: Credentials | None) -> None:

@@ -6,12 +6,12 @@ directory on top of one that is there. The tables are those of systemd.exec(5) a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sdbox.errors import InvalidDirective
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
 Entry = tuple[str, str, bool]
 

@@ -7,15 +7,15 @@ memory, DiskMax= is its size.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sdbox.errors import InvalidDirective
 from sdbox.init import syscalls
 from sdbox.protection import hides_home
 from sdbox.values import INFINITY
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from sdbox.result import Enforcement
     from sdbox.users import Credentials

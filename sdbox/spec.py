@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 import resource
-from typing import TYPE_CHECKING, Any
 
 from sdbox import privileges, protection
 from sdbox.directives import DIRECTIVES
@@ -35,16 +34,19 @@ from sdbox.scratch import directories, hides, image
 from sdbox.scratch import mounts as own_places
 from sdbox.values import INFINITY
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from sdbox.planner import Caller
     from sdbox.properties import UnitType
     from sdbox.users import Credentials
     from sdbox.values import Bind, ResourceLimit, WorkingDirectory
 
-Mount = tuple[str, str, dict[str, Any]]
-Operation = tuple[str, dict[str, Any]]
+    Mount = tuple[str, str, dict[str, Any]]
+    Operation = tuple[str, dict[str, Any]]
+
 
 _RUN = {"mode": "0755", "size": "20%", "nr_inodes": "800k"}
 

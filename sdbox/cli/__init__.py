@@ -6,13 +6,14 @@ import errno
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from sdbox.cli.talk import complain, flushed, stdout_failed
 from sdbox.errors import SdboxError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 
 # What print() raises where stdout is a full disk, or a pipe that nobody reads any more.

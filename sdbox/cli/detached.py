@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 
 from sdbox import loop, verdict
 from sdbox.cli.supervise import write_report
+from sdbox.dialler import Dialler, connect
 from sdbox.errors import SdboxError
-from sdbox.execution import connect, execute
+from sdbox.execution import execute
 from sdbox.helper import Helper
 from sdbox.host import Endpoint
 from sdbox.init import mounts, syscalls, wire
@@ -125,7 +126,7 @@ def _write(files: Files, result: Result) -> None:
 async def _see_through(
     control: socket.socket, plan: Plan, endpoint: Endpoint, helper: Helper, files: Files
 ) -> Result:
-    connection = await connect(endpoint, helper, only=plan.only)
+    connection = await connect(Dialler(endpoint, helper), only=plan.only)
     try:
         job = await execute(connection, _begun(helper, plan, files))
         await _tell_started(control, job)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, NoReturn
 
 from sdbox.cli import streams
 from sdbox.cli.signals import Signals, end_by
@@ -20,10 +19,10 @@ from sdbox.helper import Helper
 from sdbox.host import find, locate
 from sdbox.init import wire
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
     from sdbox.cpus import Claim
     from sdbox.host import Endpoint
@@ -46,7 +45,10 @@ def run(words: Sequence[str]) -> int:
             _read_words(words, endpoint, signals, helper, theirs, claim, at_terminal=foreground)
 
         helper = Helper.fork(
-            pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup, first=read_words
+            pid_namespace=endpoint.pid_namespace,
+            cgroup=endpoint.launch_cgroup,
+            bus=endpoint.bus_socket if endpoint.has_bus else "",
+            first=read_words,
         )
         theirs.close()
         if claim is not None:
@@ -65,9 +67,9 @@ def _endpoint(words: Sequence[str]) -> Endpoint:
     endpoint = None if _has(words, "--manager") else find("auto")
     if endpoint is not None:
         return endpoint
-    from sdbox.cli.run import check
+    from sdbox.cli.run import check, parse
 
-    arguments = _parse(words)
+    arguments = parse(words)
     check(arguments)
     return locate(arguments.manager, notice=complain)
 
@@ -82,21 +84,15 @@ def _wait_for_cpus(words: Sequence[str]) -> Claim | None:
 
     Before this process takes over its signals: they end it, or stop it, as they do any program.
     """
-    from sdbox.cli.run import check, wait_for_cpus
+    from sdbox.cli.run import check, parse, wait_for_cpus
 
-    arguments = _parse(words)
+    arguments = parse(words)
     if arguments.wait_cpus is None:
         return None
     check(arguments)
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     return wait_for_cpus(arguments, _endpoint(words))
-
-
-def _parse(words: Sequence[str]) -> argparse.Namespace:
-    from sdbox.cli.parser import parser_for
-
-    return parser_for(["run"]).parse_args(["run", *words])
 
 
 def _read_words(
@@ -110,10 +106,10 @@ def _read_words(
     at_terminal: bool,
 ) -> None:
     """In the helper: make the plan, tell the supervisor, and launch; or tell that it is over."""
-    from sdbox.cli.run import prepare
+    from sdbox.cli.run import parse, prepare
 
     try:
-        prepared = prepare(_parse(words), endpoint, signals.ignored, claim)
+        prepared = prepare(parse(words), endpoint, signals.ignored, claim)
     except SystemExit as error:
         _give_up(helper, error.code if isinstance(error.code, int) else 1)
     except SdboxError as error:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-from typing import TYPE_CHECKING, NoReturn
 
 from sdbox.cli.talk import complain, stdout_failed
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 # The verbs in the help's order, and the module of each.
@@ -65,6 +65,15 @@ class Parser(argparse.ArgumentParser):
 
 def parser_for(first: Sequence[str]) -> Parser:
     """Return the parser of the command line; of one verb only, where the first word is that."""
+    parser, verbs = bare()
+    modules = (VERBS[verb] for verb in (first if set(first) & set(VERBS) else VERBS))
+    for name in dict.fromkeys(modules):
+        importlib.import_module(f"sdbox.cli.{name}").add_parser(verbs)
+    return parser
+
+
+def bare() -> tuple[Parser, argparse._SubParsersAction[Any]]:
+    """Return a parser without verbs, and where they go."""
     from sdbox import __version__
 
     parser = Parser(
@@ -74,11 +83,7 @@ def parser_for(first: Sequence[str]) -> Parser:
         formatter_class=layout,
     )
     parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
-    modules = (VERBS[verb] for verb in (first if set(first) & set(VERBS) else VERBS))
-    for name in dict.fromkeys(modules):
-        importlib.import_module(f"sdbox.cli.{name}").add_parser(verbs)
-    return parser
+    return parser, parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
 
 
 def layout(prog: str) -> argparse.HelpFormatter:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any, TextIO
 
 from sdbox.box import Box
-from sdbox.cli.parser import Parser, layout
+from sdbox.cli.parser import Parser, bare, layout
 from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
 from sdbox.errors import InvalidDirective, SdboxError
@@ -19,9 +18,11 @@ from sdbox.record import record
 from sdbox.scratch import hides
 from sdbox.syntax import SPAN
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
+    from typing import Any, TextIO
 
     from sdbox.cpus import Claim
     from sdbox.directives import Directive, Option
@@ -43,8 +44,19 @@ Exit status: the payload's; if it was ended by a signal, sdbox ends by the same 
 """
 
 
-def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
-    """Add `run` to the command line: the options follow from the table of directives."""
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words behind `run`, with as little of a parser as they need."""
+    parser, verbs = bare()
+    add_parser(verbs, words)
+    return parser.parse_args(["run", *words])
+
+
+def add_parser(verbs: argparse._SubParsersAction[Any], words: Sequence[str] | None = None) -> None:
+    """Add `run` to the command line: the options follow from the table of directives.
+
+    Where the `words` that will be parsed are known, those that are not said are left out: to make
+    them all takes longer than to parse.
+    """
     parser: Parser = verbs.add_parser(
         "run",
         help="run a command in a box",
@@ -59,11 +71,14 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         "-p", "--property", action=_Assign, metavar="NAME=VALUE", help="set any directive"
     )
     sections: dict[str, argparse._ArgumentGroup] = {}
+    said = OPTIONS if words is None or _asks_for_help(words) else _flags(words)
     for directive in DIRECTIVES.values():
+        option = directive.option
+        if option is None or option.flag not in said:
+            continue
         if directive.section not in sections:
             sections[directive.section] = parser.add_argument_group(directive.section)
-        if directive.option is not None:
-            _add_option(sections[directive.section], directive, directive.option)
+        _add_option(sections[directive.section], directive, option)
     job = parser.add_argument_group("Job")
     job.add_argument("--box", metavar="NAME", help="a box from the configuration")
     job.add_argument("--config", metavar="FILE", help="instead of /etc/sdbox/sdbox.toml")
@@ -102,6 +117,14 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
         "--manager", choices=CHOICES, default="auto", help="the systemd to ask (default: auto)"
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return any(word == "--help" or word.startswith("-h") for word in words)
+
+
+def _flags(words: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words}
 
 
 def _add_option(section: argparse._ArgumentGroup, directive: Directive, option: Option) -> None:

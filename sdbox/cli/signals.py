@@ -10,12 +10,13 @@ import os
 import resource
 import signal
 import struct
-from typing import TYPE_CHECKING, NoReturn
 
 from sdbox.init.syscalls import signalfd
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
 FORWARDED = frozenset(
     {

@@ -16,8 +16,9 @@ from sdbox import loop, verdict
 from sdbox.cli import streams
 from sdbox.cli.signals import stop
 from sdbox.cli.talk import complain
+from sdbox.dialler import Dialler, connect
 from sdbox.errors import SdboxError
-from sdbox.execution import connect, execute
+from sdbox.execution import execute
 from sdbox.init import wire
 from sdbox.launch import Launch
 from sdbox.plan import Plan
@@ -78,14 +79,33 @@ async def _supervise(
     report: socket.socket, endpoint: Endpoint, helper: Helper, signals: Signals, *, stops: bool
 ) -> Result | int:
     helper.attach()
-    fields, fds = await helper.answer(wire.PLAN)
-    if fields[0] == b"over":
-        await helper.close()
-        return int(fields[2])
-    if fields[0] == b"detach":
-        return await _detach(endpoint, helper, fields[2:], fds)
-    plan = _received_plan(fds[0])
-    given = list(zip(fields[2:], fds[1:], strict=True))
+    dialler = Dialler(endpoint, helper)
+    # While the helper reads the command line.
+    dialler.begin()
+    try:
+        fields, fds = await helper.answer(wire.PLAN)
+        if fields[0] == b"over":
+            await helper.close()
+            return int(fields[2])
+        if fields[0] == b"detach":
+            return await _detach(dialler, fields[2:], fds)
+        plan = _received_plan(fds[0])
+        return await _launch(plan, report, fields[2:], fds[1:], dialler, signals, stops=stops)
+    finally:
+        await dialler.close()
+
+
+async def _launch(
+    plan: Plan,
+    report: socket.socket,
+    names: list[bytes],
+    fds: list[int],
+    dialler: Dialler,
+    signals: Signals,
+    *,
+    stops: bool,
+) -> Result:
+    given = list(zip(names, fds, strict=True))
     files = {name: os.fdopen(fd, "w") for name, fd in given if name in _FILES}
     signals.reach_payload = plan.unit_type == "scope"
     launch = Launch(
@@ -98,7 +118,7 @@ async def _supervise(
     relay = _relay([fd for name, fd in given if name == b"terminal"])
     follow = relay.stop if relay is not None else stop if stops else None
     front = Front(signals=signals, follow=follow, relay=relay)
-    result = await _account(launch, files.get(b"report"), endpoint, helper, front)
+    result = await _account(launch, files.get(b"report"), dialler, front)
     for opened in files.values():
         with contextlib.suppress(OSError):
             opened.close()
@@ -114,13 +134,13 @@ def _relay(terminals: list[int]) -> Relay | None:
     return Relay(terminals[0])
 
 
-async def _detach(endpoint: Endpoint, helper: Helper, names: list[bytes], fds: list[int]) -> int:
+async def _detach(dialler: Dialler, names: list[bytes], fds: list[int]) -> int:
     """Have another process see to a job, and print its id."""
     from sdbox.detach import detach, supervisor_unit
 
     memory, *others = fds
     plan = _received_plan(memory)
-    connection = await connect(endpoint, helper, only=supervisor_unit(plan.job))
+    connection = await connect(dialler, only=supervisor_unit(plan.job))
     try:
         files = list(zip(map(os.fsdecode, names), others, strict=True))
         await detach(connection, plan, files)
@@ -139,13 +159,12 @@ def _received_plan(fd: int) -> Plan:
 async def _account(
     launch: Launch,
     report: TextIO | None,
-    endpoint: Endpoint,
-    helper: Helper,
+    dialler: Dialler,
     front: Front,
 ) -> Result:
     """See the job to its end, and write the account of that, or of the launch that failed."""
     try:
-        result = await _see_through(launch, endpoint, helper, front)
+        result = await _see_through(launch, dialler, front)
     except SdboxError as error:
         write_report(report, verdict.launch_failed(launch.plan, time.time(), str(error)))
         raise
@@ -153,8 +172,8 @@ async def _account(
     return result
 
 
-async def _see_through(launch: Launch, endpoint: Endpoint, helper: Helper, front: Front) -> Result:
-    connection = await connect(endpoint, helper, only=launch.plan.only)
+async def _see_through(launch: Launch, dialler: Dialler, front: Front) -> Result:
+    connection = await connect(dialler, only=launch.plan.only)
     try:
         job = await execute(connection, launch)
         streams.let_go()

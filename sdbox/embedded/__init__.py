@@ -6,10 +6,9 @@ need when they are called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sdbox.embedded.state import DIRECTORY, NAME, Embedded, find
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -157,10 +157,10 @@ class Helper:
         elif verb == b"finish":
             self._finish(key)
         elif verb == b"connect":
-            self._connect(key)
+            self.connect(key)
         return True
 
-    def _connect(self, path: bytes) -> None:
+    def connect(self, path: bytes) -> None:
         """Connect to a manager's bus from within its PID namespace.
 
         systemd ends itself by an assertion when it asks for the PID of a sender that has none

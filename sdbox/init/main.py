@@ -171,6 +171,7 @@ class Init:
             os.tcsetpgrp(0, child)
         os.eventfd_write(go, 1)
         os.close(go)
+        descriptor = os.pidfd_open(child)
         # Everything init has blocked is a signal that it must outlive; exec itself can't hang
         # but on a dead file system, and then the supervisor's own time-out and kill hold.
         message = os.read(reader, 16384)
@@ -179,7 +180,6 @@ class Init:
             os.waitpid(child, 0)
             name, path, number = message.split(b"\0")
             raise StepError(name.decode(), os.fsdecode(path), int(number))
-        descriptor = os.pidfd_open(child)
         if self.scratch is not None:
             # By its path, another directory might be found there by now.
             tell(self.report, "scratch", fds=(self.scratch,))

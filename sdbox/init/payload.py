@@ -22,13 +22,21 @@ _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 # In a module of their own, which only who needs it pays for.
 _ABOUT_PRIVILEGE = frozenset({"CapabilityBoundingSet", "AmbientCapabilities", "SystemCallFilter"})
 
+# What a process hands down, so that init can do it as well, while systemd is at work.
+_HANDED_DOWN = frozenset({"OOMScoreAdjust", "NoNewPrivileges"})
 
 _proc: int | None = None
 
 
 def prepare(spec: dict[str, Any]) -> None:
-    """Get what the payload's process will need: after the mounts that may be out of reach."""
+    """Do what can be done before the fork, and get what is out of reach after the mounts.
+
+    An init that is to outlive a kill for memory has an OOM score of its own.
+    """
     global _proc
+    early = _HANDED_DOWN - ({"OOMScoreAdjust"} if spec["spare_init"] else set())
+    _do([one for one in spec["process"] if one[0] in early])
+    spec["process"] = [one for one in spec["process"] if one[0] not in early]
     if spec["protections"]:
         _proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if not _ABOUT_PRIVILEGE.isdisjoint(name for name, _ in spec["process"]):
@@ -40,10 +48,14 @@ def prepare(spec: dict[str, Any]) -> None:
 def become(spec: dict[str, Any]) -> None:
     """Turn this process into the payload; return only by StepError."""
     _reset_signals(spec["ignored_signals"])
-    for name, arguments in spec["process"]:
+    _do(spec["process"])
+    _exec(spec["argv"], dict(spec["environment"]))
+
+
+def _do(operations: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    for name, arguments in operations:
         with step(name):
             _OPERATIONS[name](**arguments)
-    _exec(spec["argv"], dict(spec["environment"]))
 
 
 def _reset_signals(ignored: Iterable[int]) -> None:

@@ -19,9 +19,10 @@ import pytest
 
 from sdbox import events, loop
 from sdbox.box import Box
+from sdbox.dialler import Dialler, connect
 from sdbox.errors import SdboxError
 from sdbox.events import EVENTS
-from sdbox.execution import connect, execute
+from sdbox.execution import execute
 from sdbox.helper import Helper
 from sdbox.host import JOURNAL, SYSTEM_BUS, Endpoint, host_of
 from sdbox.journal import Journal
@@ -492,7 +493,7 @@ async def connection(site: Site, directory: str) -> AsyncIterator[Connection]:
     )
     helper = Helper.spawn(pid_namespace=endpoint.pid_namespace, cgroup=endpoint.launch_cgroup)
     helper.attach()
-    connection = await connect(endpoint, helper)
+    connection = await connect(Dialler(endpoint, helper))
     yield connection
     await connection.close()
     endpoint.close()
