@@ -57,7 +57,9 @@ def test_words_that_are_wrong_are_refused(
     assert printed
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--memory=1G", "-hpTasksMax=4"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--help"], ["-h"], ["--memory=1G", "-hpTasksMax=4"]], ids=" ".join
+)
 def test_help_has_every_option(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     values, printed = outcome(words, capfd)
     assert values == {"left with": 0}
