@@ -101,9 +101,9 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
     cgroup = placed.cgroup
     _read_back(launch.plan, cgroup)
     if launch.plan.cpus:
-        from sdbox import cpus
+        from sdbox.holders import settle
 
-        cpus.settle(launch.plan, cgroup)
+        settle(launch.plan, cgroup)
     if connection.endpoint.kind != "none":
         connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
     if launch.to_journal:

@@ -9,7 +9,7 @@ from sdbox.cli import table
 if TYPE_CHECKING:
     import argparse
 
-    from sdbox.cpus import Holder
+    from sdbox.holders import Holder
     from sdbox.topology import Cpu
 
 _COLUMNS = ("CPU", "NODE", "SOCKET", "CORE", "JOB")
@@ -28,10 +28,11 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List, and return the exit status."""
-    from sdbox import cpus, topology
+    from sdbox import topology
+    from sdbox.holders import holders
 
     known = topology.read()
-    held = cpus.holders(known)
+    held = holders(known)
     if arguments.json:
         _print_json(known, held)
     else:
@@ -46,7 +47,9 @@ def _row(cpu: Cpu, holder: Holder | None) -> tuple[str, ...]:
 
 
 def _job(holder: Holder | None) -> str:
-    return table.UNKNOWN if holder is None else holder.job or "(one that starts)"
+    if holder is None:
+        return table.UNKNOWN
+    return "(root's)" if holder.is_roots else holder.job or "(one that starts)"
 
 
 def _print_json(known: dict[int, Cpu], held: dict[int, Holder]) -> None:

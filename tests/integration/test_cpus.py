@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import re
+import resource
 import select
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import time
@@ -17,10 +21,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import cpus, topology
+from sdbox import cpus, locks, topology
 from sdbox.box import Box
 from sdbox.errors import CPUsTaken, Unenforceable
+from sdbox.holders import holders
 from sdbox.launcher import Launcher
+from sdbox.register import ROOTS, Register
 from sdbox.values import CPURequest
 from tests.conftest import MARK, SECONDS, wait_for_units
 from tests.pace import times
@@ -37,14 +43,16 @@ ONE = CPURequest(count=1)
 
 # Asks for so many of four CPUs at each line, says which it has, and lets go of them at the next.
 LAUNCHER = """
-import sys
+import os, sys
 sys.path[:] = {path!r}
 from sdbox import cpus, loop
 from sdbox.errors import CPUsTaken
+from sdbox.register import Register
 from sdbox.values import CPURequest
 for line in sys.stdin:
     asked = CPURequest(count=int(line))
-    places = {{"directory": {directory!r}, "sysfs": {sysfs!r}}}
+    here = Register(directory={directory!r}, owner=os.getuid())
+    places = {{"registers": [here], "sysfs": {sysfs!r}}}
     try:
         claim = loop.run(cpus.claim(asked, frozenset(range(4)), **places))
     except CPUsTaken:
@@ -61,8 +69,8 @@ class Place:
     """A host of four CPUs, of two cores, and the launchers on it."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = str(directory / "run" / "cpus")
-        (directory / "run").mkdir()
+        self.directory = str(directory / "cpus-of-jobs")
+        self.registers = [Register(directory=self.directory, owner=os.getuid())]
         self.sysfs = str(directory / "cpu")
         for cpu in range(4):
             _describe(Path(self.sysfs, f"cpu{cpu}"), core=cpu % 2)
@@ -85,7 +93,7 @@ class Place:
         self, request: CPURequest = ONE, allowed: frozenset[int] = FOUR, *, seconds: float = 0.0
     ) -> cpus.Claim:
         return await cpus.claim(
-            request, allowed, seconds=seconds, directory=self.directory, sysfs=self.sysfs
+            request, allowed, seconds=seconds, registers=self.registers, sysfs=self.sysfs
         )
 
     def close(self) -> None:
@@ -251,24 +259,68 @@ def test_the_topology_of_this_machine() -> None:
     assert all(cpu.number in cpu.core <= cpu.cache for cpu in found.values())
 
 
-async def test_what_others_can_reach_is_roots_alone(place: Place) -> None:
-    claim = await place.claim()
-    status = os.stat(place.directory)
-    assert (status.st_uid, status.st_mode & 0o777) == (os.getuid(), 0o700)
-    claim.close()
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0])
+async def test_what_others_can_reach(place: Place, umask: int) -> None:
+    """Root's file can be looked up, and nobody else can open it, which it takes to lock it."""
+    before = os.umask(umask)
+    try:
+        (await place.claim()).close()
+    finally:
+        os.umask(before)
+    register = place.registers[0]
+    modes = [stat.S_IMODE(os.stat(path).st_mode) for path in (register.directory, register.path)]
+    assert modes == [0o700 if os.getuid() else 0o711, 0o1600]
 
 
 @pytest.mark.parametrize("name", ["", "holders"])
 def test_what_leads_elsewhere_is_refused(place: Place, tmp_path: Path, name: str) -> None:
     asyncio.run(place.claim()).close()
     other = tmp_path / "other"
-    other.touch()
+    other.mkdir()
     real = Path(place.directory, name)
     real.rename(tmp_path / "moved")
     real.symlink_to(other)
     with pytest.raises(Unenforceable, match=r"AssignedCPUs: .*/holders: "):
         asyncio.run(place.claim())
-    assert other.read_bytes() == b""
+    assert list(other.iterdir()) == []
+
+
+def test_a_directory_that_others_may_write_to_is_refused(place: Place) -> None:
+    asyncio.run(place.claim()).close()
+    os.chmod(place.directory, 0o722)  # noqa: S103 - that is what is refused
+    with pytest.raises(Unenforceable, match="not its user's alone"):
+        asyncio.run(place.claim())
+
+
+async def test_what_cant_be_written_is_told(place: Place) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(Unenforceable, match=r"AssignedCPUs: .*/holders: File too large"):
+            await place.claim()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (await place.claim()).close()
+
+
+def test_what_the_kernel_lists_of_locks(tmp_path: Path) -> None:
+    """For writing, and held: neither those for reading, nor another file's."""
+    paths = [tmp_path / name for name in ("one", "other")]
+    files = [os.open(path, os.O_RDWR | os.O_CREAT) for path in (*paths, paths[0])]
+    try:
+        locks.take(files[0], 4096)
+        locks.take(files[0], 1 << 40)
+        locks.take(files[1], 5)
+        fcntl.lockf(files[0], fcntl.LOCK_EX, 1, 7)
+        fcntl.fcntl(files[2], fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_RDLCK, 0, 9, 1, 0))
+        assert locks.listed(os.stat(paths[0])) == {4096, 1 << 40}
+        locks.leave(files[0], 4096)
+        assert locks.listed(os.stat(paths[0])) == {1 << 40}
+        assert locks.listed(os.stat(paths[1])) == {5}
+    finally:
+        for fd in files:
+            os.close(fd)
+    assert locks.listed(os.stat(paths[0])) == frozenset()
 
 
 # With real jobs. Of all CPUs just two are theirs, as if the machine had no more.
@@ -410,7 +462,7 @@ def test_who_holds_it(sdbox: Sdbox, options: list[str]) -> None:
 
 def _holds(pid: int) -> bool:
     links = Path(f"/proc/{pid}/fd").iterdir()
-    return any(os.readlink(link).startswith(cpus.DIRECTORY) for link in links)
+    return any(os.readlink(link).startswith(ROOTS.directory) for link in links)
 
 
 def test_a_launch_that_fails_lets_go(sdbox: Sdbox) -> None:
@@ -480,9 +532,7 @@ async def test_a_launchers_jobs(new_id: Callable[[], str]) -> None:
         assert (result.exit_code, result.cpus) == (0, jobs[0].plan.cpus)
         await jobs[1].kill()
         await asyncio.gather(*(job.wait() for job in jobs))
-        assert not {job.id for job in jobs} & {
-            one.job for one in cpus.holders(topology.read()).values()
-        }
+        assert not {job.id for job in jobs} & {one.job for one in holders(topology.read()).values()}
 
 
 @needs_two

@@ -60,8 +60,12 @@ TIERS = {
     "cpus": Tier(
         about="QEMU with four CPUs: jobs with CPUs of their own, launchers that race for them",
         release="trixie",
-        tests=("tests/vm/cpus", "tests/integration/test_cpus.py"),
-        seconds=3000,
+        tests=(
+            "tests/vm/cpus",
+            "tests/integration/test_cpus.py",
+            "tests/integration/test_cpus_ordinary.py",
+        ),
+        seconds=4200,
         processors=4,
     ),
     "vm-1": Tier(
