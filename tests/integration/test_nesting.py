@@ -19,7 +19,7 @@ from sdbox.box import Box
 from sdbox.init import wire
 from sdbox.init.nest import DIRECTORY, SOCKET
 from sdbox.launcher import Launcher
-from tests.conftest import CHECKOUT, SECONDS, wait_for_process
+from tests.conftest import CHECKOUT, MARK, SECONDS, processes_with, wait_for_process
 from tests.ordinary import need_user_namespaces
 from tests.waiting import wait_until
 
@@ -143,14 +143,16 @@ def test_stopping_the_one_around_stops_what_is_frozen_inside(sdbox: Sdbox) -> No
 
 
 def test_the_end_of_the_one_around_is_the_end_of_all(sdbox: Sdbox) -> None:
-    again = inner(sdbox, "--", "sh", "-c", "echo $$; sleep 1000")
-    script = f"setsid {' '.join(map(quoted, again))} & read pid; exit 3"
+    again = inner(sdbox, "--", "sh", "-c", "echo runs; sleep 1000")
+    script = f"setsid {' '.join(map(quoted, again))} & read line; exit 3"
     job = sdbox.start_sh(script, "--nestable")
-    pid = int(job.line())
+    assert job.line() == "runs"
+    mark = f"{MARK}={job.id}\0".encode()
+    assert processes_with([mark])
     job.send(b"\n")
     done = job.end()
     assert done.status == 3
-    assert wait_for_process(pid, SECONDS)
+    assert processes_with([mark]) == []
     assert loaded(sdbox) == []
 
 
