@@ -78,6 +78,20 @@ def test_a_hog_is_ended_and_told_of(sdbox: Sdbox, manager: str, script: str) -> 
     assert err.count(told) == 1
 
 
+@both_unit_types
+def test_a_tmp_in_memory_counts(sdbox: Sdbox, manager: str) -> None:
+    """Though it may be larger than what the job may have, and holds nothing of any process."""
+    script = "head -c 200M /dev/zero > /tmp/file; echo has it all"
+    limits = ("--memory=64M", "--tmp-size=1G", "--chdir=/")
+    done = sdbox.sh(script, manager, *limits, report=True)
+    assert "has it all" not in done.out
+    assert done.status in (-signal.SIGKILL, -signal.SIGTERM)
+    account = done.account
+    assert (account["reason"], account["memory_limit_bytes"]) == ("memory", 64 * MEGABYTE)
+    assert account["enforcement"]["MemoryMax"] == "kernel"
+    assert account["memory_peak_bytes"] == pytest.approx(64 * MEGABYTE, rel=0.05)
+
+
 def systemd_version() -> int:
     told = subprocess.run(["systemctl", "--version"], check=True, stdout=subprocess.PIPE)
     return int(told.stdout.split()[1])
