@@ -1,8 +1,11 @@
-"""DiskMax= by walking through what a job has on disk, again and again.
+"""DiskMax= by walking through what a job has on disk, again and again, and by its quota.
 
 All of it is the job's, who may be changing it meanwhile: directories are opened by name below the
 top one, through no symbolic link and to no other file system. What is deleted and still open can't
 be seen. A walk goes on a slice at a time, so that its event loop has other work done between.
+
+Where there is a quota, the kernel knows what is used, what is deleted as well. A walk finds what
+its owner has made another project's, as owners may.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from sdbox.init import syscalls
+from sdbox.init import quota, syscalls
 from sdbox.messages import MEGABYTE, disk_message
-from sdbox.watch import SHORTEST_REST, Excess
+from sdbox.watch import LARGEST_SHARE, LONGEST_REST, SHORTEST_REST, Excess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,6 +74,56 @@ class DiskWatch:
             return _excess(f"{disk_message(self._limit, None)} It can't be counted: {error}.")
         self._walk = None
         return SHORTEST_REST
+
+
+class QuotaWatch:
+    """DiskMax= of a project (number, device), by what the kernel counts.
+
+    One of the directories that are its files tells where that is. They are as DiskWatch's.
+    """
+
+    share = LARGEST_SHARE
+
+    def __init__(
+        self, directories: Sequence[str | int], project: tuple[int, int], limit_bytes: int
+    ) -> None:
+        number, device = project
+        self._number = number
+        self._limit = limit_bytes
+        self._place = next(_on_device(directories, device), None)
+
+    def look(self) -> Excess | float:
+        """Ask for it. Where it can't be told, there is the other watch."""
+        used = self._used()
+        if used is None:
+            return LONGEST_REST
+        if used > self._limit:
+            return _excess(disk_message(self._limit, used))
+        return SHORTEST_REST
+
+    def _used(self) -> int | None:
+        if self._place is None:
+            return None
+        try:
+            return quota.used(self._place, self._number)[0]
+        except OSError:
+            # Somebody has switched quotas off.
+            return None
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._place is not None:
+            os.close(self._place)
+            self._place = None
+
+
+def _on_device(directories: Sequence[str | int], device: int) -> Iterator[int]:
+    for directory in directories:
+        top = _top(directory)
+        if top is not None and os.fstat(top).st_dev == device:
+            yield top
+        elif top is not None:
+            os.close(top)
 
 
 def _excess(message: str) -> Excess:

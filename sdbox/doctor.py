@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sdbox import bpf, gpus, seccomp, usermanager, userns
+from sdbox import bpf, gpus, projects, seccomp, usermanager, userns
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import SdboxError
 from sdbox.keeping import OF_ROOT, delegation, keeper
@@ -86,7 +86,7 @@ def examine(choice: Choice) -> Examination:
     lacking = bpf.missing()
     return Examination(
         manager=host.manager,
-        findings=(*findings, manager, _controllers(host), _gpus()),
+        findings=(*findings, manager, _controllers(host), _gpus(), *_quotas()),
         directives=tuple(_keeping(row, host, version, lacking) for row in DIRECTIVES.values()),
     )
 
@@ -156,6 +156,15 @@ def _controllers(host: Host) -> Finding:
 def _gpus() -> Finding:
     found = (f"{one.number} ({one.nodes[0]})" for one in gpus.find().values())
     return Finding(name="GPUs", good=True, seen=", ".join(found) or "none")
+
+
+def _quotas() -> list[Finding]:
+    if os.geteuid() != 0:
+        # Only root has them.
+        return []
+    places = ", ".join(projects.file_systems())
+    seen = places or "none: what jobs have on disk is watched"
+    return [Finding(name="project quotas", good=True, seen=seen)]
 
 
 def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Keeping:

@@ -32,7 +32,8 @@ _USER_NAMESPACE = "user namespace"
 
 # What of a box is made by the helper, before there is an init.
 _BEFORE_INIT = (
-    *("enter", "family", "nestable", "private_directories", "private_pids", "user_namespace"),
+    *("enter", "family", "nestable", "private_directories", "private_pids", "project"),
+    "user_namespace",
 )
 
 Streams = tuple[int, int, int]
@@ -443,6 +444,8 @@ _HINTS = {
     ("MountImages", errno.EROFS): "Its journal has to be written: run e2fsck on it",
     ("MountImages", errno.ENOENT): "Loop devices are needed, and /dev/loop-control",
     ("MountImages", errno.ENODEV): "This kernel can't mount that file system",
+    ("DiskMax", errno.EXDEV): "It has just come to be on another file system: try again",
+    ("DiskMax", errno.EDQUOT): "It holds more than that already",
     ("RootEphemeral", errno.EINVAL): "An overlay can't be written to a file system of that kind",
     ("RootEphemeral", errno.ENOENT): "Name a directory that is there, or tmpfs",
     ("Limit", errno.EPERM): "Only root may raise a hard limit",

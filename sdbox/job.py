@@ -17,11 +17,11 @@ from sdbox.usage import Meter
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.disk import DiskWatch
+    from sdbox.disk import QuotaWatch
     from sdbox.door import Door
     from sdbox.helper import Helper
     from sdbox.journal import Journal
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sdbox.result import Result, Usage
     from sdbox.series import Series
     from sdbox.verbs import Figures, Target
-    from sdbox.watch import Excess
+    from sdbox.watch import Excess, Watch
 
 # How long systemd may take to end a unit: it may be busy, be gone for a moment with its bus, or
 # wait for a process in uninterruptible sleep. Without it, only the last is waited for.
@@ -80,6 +80,7 @@ class Job:
         self._fault: BaseException | None = None
         self._killed = False
         self._ending_task: asyncio.Task[None] | None = None
+        self._quota: QuotaWatch | None = None
         self._measured_peak: Callable[[], int | None] = lambda: None
         self._meter = Meter(placed.cgroup, lambda: self._measured_peak(), self._on_oom_kill)
         self._besides: list[asyncio.Task[None]] = []
@@ -186,6 +187,7 @@ class Job:
             status = await self._report.ended
             for task in self._besides:
                 task.cancel()
+            self._look_at_quota(status)
             usage = self._completed(self._meter.read())
             limit = self._meter.memory_limit(self.plan.memory_limit_bytes)
             self.plan = replaced(self.plan, memory_limit_bytes=limit)
@@ -236,20 +238,37 @@ class Job:
                 self._measured_peak = watch.peak
             self._beside(keep(watch, self._on_excess))
         if "DiskMax" in self.plan.watched:
-            self._beside(keep(self._disk_watch(), self._on_excess))
+            for watch in self._disk_watches(self.plan.watched["DiskMax"]):
+                self._beside(keep(watch, self._on_excess))
 
-    def _disk_watch(self) -> DiskWatch:
-        from sdbox.disk import DiskWatch
+    def _disk_watches(self, limit: int) -> Iterator[Watch]:
+        from sdbox.disk import DiskWatch, QuotaWatch
 
         private = self._helper.directories(self._launch.key)
         scratch = [] if self._report.scratch is None else [self._report.scratch]
-        return DiskWatch([*private, *scratch], self.plan.watched["DiskMax"])
+        yield DiskWatch([*private, *scratch], limit)
+        if self.plan.project is not None:
+            self._quota = QuotaWatch([*private, *scratch], self.plan.project, limit)
+            yield self._quota
+
+    def _look_at_quota(self, status: int | None) -> None:
+        """See whether a job that has failed was at its limit, and its watch had not come to it."""
+        if self._quota is None or self._excess is not None or not status:
+            return
+        from sdbox.watch import Excess
+
+        excess = self._quota.look()
+        if isinstance(excess, Excess):
+            self._tell_excess(excess)
 
     def _on_excess(self, excess: Excess) -> None:
         if self._excess is None:
-            self._excess = excess
-            self._journal.send(events.limit_passed(self.plan, excess, self._meter.read()))
+            self._tell_excess(excess)
             self._end(self._stop() if excess.ask else self._destroy())
+
+    def _tell_excess(self, excess: Excess) -> None:
+        self._excess = excess
+        self._journal.send(events.limit_passed(self.plan, excess, self._meter.read()))
 
     def _on_oom_kill(self) -> None:
         """End all of a nestable job: systemd does so only with the unit that had the victim."""
@@ -356,6 +375,8 @@ class Job:
 
     def _close(self) -> None:
         self._report.close()
+        if self._quota is not None:
+            self._quota.close()
         if self._door is not None:
             self._door.close()
         self._placed.close()

@@ -23,7 +23,7 @@ from sdbox.launch import begin
 from sdbox.output import Outlets, opened_through
 from sdbox.output import parse as parse_output
 from sdbox.planner import new_id
-from sdbox.planning import assigned, caller, encoded, plan_for
+from sdbox.planning import assigned, caller, encoded, held, plan_for, project_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -184,7 +184,9 @@ class Launcher:
         environment = os.environb if given is None else encoded(given)
         box = options.get("box") or Box()
         claim = await assigned(connection.endpoint, box, seconds=options.get("wait_cpus", 0.0))
+        project = None
         try:
+            project = project_for(connection.endpoint, box)
             plan = plan_for(
                 self.host,
                 command,
@@ -193,14 +195,16 @@ class Launcher:
                 caller=caller(environment, unit_type=unit_type),
                 unit_type=unit_type,
                 cpus=claim.cpus if claim else None,
+                project=project.project if project else None,
             )
             if claim is not None:
                 claim.sign(plan, connection.endpoint.cgroup_root)
-            yield plan, (claim.fd,) if claim else ()
+            yield plan, held(claim, project)
         finally:
-            if claim is not None:
-                # From now on it is the box's, or nobody's.
-                claim.close()
+            # From now on they are the box's, or nobody's.
+            for taken in (claim, project):
+                if taken is not None:
+                    taken.close()
 
     async def _begin(self, plan: Plan, options: Options, held: tuple[int, ...]) -> Launch:
         outlets = await self._outlets(plan, options)

@@ -33,7 +33,8 @@ class Plan:
     watching. Limits are None where there are none; `spec` is init's part (see sdbox.spec); `cpus`
     are those that were assigned to the job, and `programs` what has to be attached to the cgroup
     (see sdbox.bpf). A job that others may be started inside of has a slice to itself: its limits
-    and `files` are those of that one.
+    and `files` are those of that one. `project` is whose quota is for all that the job has on disk,
+    and its device.
     """
 
     job: str
@@ -57,6 +58,7 @@ class Plan:
     cpus: tuple[int, ...] | None = None
     programs: tuple[str, ...] = ()
     own_slice: OwnSlice | None = None
+    project: tuple[int, int] | None = None
 
     @property
     def whole(self) -> str:

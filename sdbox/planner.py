@@ -67,13 +67,14 @@ def make_plan(
     devices: tuple[Rule, ...] | None = None,
     call_filters: Sequence[bytes] = (),
     managers: Sequence[str] = (),
+    project: tuple[int, int] | None = None,
 ) -> Plan:
     """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective.
 
     `cpus` are those that were assigned, `named_root` is where the root is that the box names,
     `devices` are the rules that its DeviceAllow and GPUs come down to, and `call_filters` the
     programs that its system calls are to pass. `managers` are the places that lead to some on this
-    host, see sdbox.protection.
+    host, see sdbox.protection; `project` is that of all it has on disk, see sdbox.projects.
     """
     check_id(job)
     own_name, job = job, host.prefix + job
@@ -83,7 +84,8 @@ def make_plan(
     # What is asked for must be kept; what only follows from it is kept where it can be.
     asked = box.resolve({"memory": host.memory_total_bytes, "tasks": host.tasks_total})
     enforcement = {name: keeping.kept(name, value, host) for name, value in _items(asked)}
-    enforcement |= scratch.keeper(asked.directives)
+    bound = project is not None and not privileges.passes_quotas(asked.directives, credentials)
+    enforcement |= scratch.keeper(asked.directives, quota=bound)
     full = asked.with_defaults()
     for name in full.directives:
         if name not in enforcement and DIRECTIVES[name].controller in host.controllers:
@@ -137,16 +139,19 @@ def make_plan(
             call_filters=call_filters,
             managers=managers,
             family=host.manager == "none",
+            project=project,
         ),
         cpus=cpus,
         programs=_programs(kept),
         own_slice=own,
+        project=project,
     )
 
 
 def _is_watched(name: str, enforcement: Mapping[str, Enforcement]) -> bool:
     # How a job is stopped is no limit that could be passed.
-    return enforcement.get(name) == "watch" and name not in ("KillSignal", "TimeoutStopSec")
+    watched = enforcement.get(name) in ("watch", "quota")
+    return watched and name not in ("KillSignal", "TimeoutStopSec")
 
 
 def _check_root(kept: Mapping[str, Any]) -> None:

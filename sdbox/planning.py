@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from sdbox import scratch
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.nesting import slice_path
 from sdbox.planner import Caller, make_plan
 from sdbox.privileges import CALL_FILTERS
 from sdbox.users import look_up
+from sdbox.values import INFINITY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from sdbox import projects
     from sdbox.box import Box
     from sdbox.cpus import Claim
     from sdbox.devices import Rule
@@ -92,13 +95,14 @@ def plan_for(
     caller: Caller,
     unit_type: UnitType = "scope",
     cpus: tuple[int, ...] | None = None,
+    project: tuple[int, int] | None = None,
     configuration: str | None = None,
 ) -> Plan:
     """Return what launching a command in a box will take. Starts nothing.
 
-    `cpus` are those that the job was assigned. A root's name is looked up in the configuration, the
-    administrator's or that of the file given. Raises Unenforceable, InvalidDirective and
-    InvalidConfiguration.
+    `cpus` are those that the job was assigned, and `project` is that of all it has on disk. A
+    root's name is looked up in the configuration, the administrator's or that of the file given.
+    Raises Unenforceable, InvalidDirective and InvalidConfiguration.
     """
     words = [os.fsdecode(word) for word in command]
     if not words or not words[0]:
@@ -119,6 +123,7 @@ def plan_for(
         devices=_devices(box),
         call_filters=_call_filters(box),
         managers=_managers(box),
+        project=project,
     )
 
 
@@ -185,6 +190,28 @@ def _usable(endpoint: Endpoint, box: Box) -> frozenset[int]:
     given = box.directives
     place = endpoint.cgroup_root + slice_path(given.get("Slice", endpoint.slice))
     return usable(place, given.get("AllowedCPUs"), given.get("CPUAffinity"))
+
+
+def project_for(endpoint: Endpoint, box: Box) -> projects.Claim | None:
+    """Return a project for what a job has on disk, if there is a limit that its quota can keep.
+
+    Where that can't be had, DiskMax= is kept all the same: by watching.
+    """
+    limit = box.directives.get("DiskMax", INFINITY)
+    # Inside of a box it would take the files from the project of that box.
+    if limit == INFINITY or os.geteuid() != 0 or endpoint.kind == "nested":
+        return None
+    places = scratch.on_disk(box.directives)
+    if not places:
+        return None
+    from sdbox import projects
+
+    return projects.claim(places, limit)
+
+
+def held(claim: Claim | None, project: projects.Claim | None) -> tuple[int, ...]:
+    """Return the descriptors that a box's end is to let go of."""
+    return (*((claim.fd,) if claim else ()), *(project.held if project else ()))
 
 
 def encoded(environment: Mapping[str, str]) -> dict[bytes, bytes]:

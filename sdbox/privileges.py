@@ -51,19 +51,29 @@ def _ambient(directives: Mapping[str, Any]) -> int:
     return capabilities.ambient(directives.get("AmbientCapabilities", ()))
 
 
-def as_root(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Operation]:
-    """What init does before the payload becomes another user, who has no capability by default."""
-    ambient = _ambient(directives)
+def bounded(directives: Mapping[str, Any], credentials: Credentials | None) -> int:
+    """The capabilities that the payload may come by: another user has none by default."""
     if "CapabilityBoundingSet" not in directives and credentials is not None and credentials.uid:
-        keep = ambient
+        keep = _ambient(directives)
     else:
         keep = capabilities.bounding(directives.get("CapabilityBoundingSet", ()))
     for name, implied in _IMPLIED.items():
         if directives.get(name):
             keep &= ~sum(map(capabilities.bit, implied))
+    return keep
+
+
+def passes_quotas(directives: Mapping[str, Any], credentials: Credentials | None) -> bool:
+    """Whether limits of quotas may be none for the payload."""
+    return bool(bounded(directives, credentials) & capabilities.bit("CAP_SYS_RESOURCE"))
+
+
+def as_root(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Operation]:
+    """What init does before the payload becomes another user."""
+    keep = bounded(directives, credentials)
     if keep == capabilities.ALL and "CapabilityBoundingSet" not in directives:
         return
-    yield "CapabilityBoundingSet", {"keep": keep, "ambient": bool(ambient)}
+    yield "CapabilityBoundingSet", {"keep": keep, "ambient": bool(_ambient(directives))}
 
 
 def as_user(

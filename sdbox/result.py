@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Reason = Literal[
     "exited", "signal", "memory", "wall-time", "cpu-time", "disk", "killed", "launch-failed"
 ]
-Enforcement = Literal["kernel", "manager", "affinity", "watch"]
+Enforcement = Literal["kernel", "manager", "affinity", "quota", "watch"]
 
 
 @record

@@ -97,16 +97,26 @@ def _in_memory(directives: Mapping[str, Any]) -> bool:
 
 def _on_disk(directives: Mapping[str, Any]) -> bool:
     """Whether anything that DiskMax= is about is on disk."""
-    if "ScratchDirectory" in directives or directives.get("RootEphemeral", "no").startswith("/"):
-        return True
-    return directives.get("PrivateTmp") == "connected" and not _in_memory(directives)
+    return bool(on_disk(directives))
 
 
-def keeper(directives: Mapping[str, Any]) -> dict[str, Enforcement]:
-    """Return who keeps DiskMax=, where that is not a watch."""
+def keeper(directives: Mapping[str, Any], *, quota: bool = False) -> dict[str, Enforcement]:
+    """Return who keeps DiskMax=, where that is not a watch alone.
+
+    `quota`: all of it has one, and the job's processes are bound by that.
+    """
     limit = directives.get("DiskMax", 0)
-    of_tmpfs = limit and not _on_disk(directives)
-    return {"DiskMax": "kernel"} if of_tmpfs or limit == INFINITY else {}
+    if (limit and not _on_disk(directives)) or limit == INFINITY:
+        return {"DiskMax": "kernel"}
+    return {"DiskMax": "quota"} if limit and quota else {}
+
+
+def on_disk(directives: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the directories that all of what DiskMax= is about is in, or is made in."""
+    layer = directives.get("RootEphemeral", "no")
+    scratch = directives.get("ScratchDirectory")
+    given = [scratch] if scratch is not None else []
+    return (*given, *directories(directives), *([layer] if layer.startswith("/") else []))
 
 
 def directories(directives: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from sdbox.result import Reason
 
 # A watch rests so long that measuring takes at most its share of one CPU, but not longer than
-# _LONGEST_REST seconds, whatever it costs: a limit must be kept.
+# LONGEST_REST seconds, whatever it costs: a limit must be kept.
 LARGEST_SHARE = 0.01
-_LONGEST_REST = 5.0
+LONGEST_REST = 5.0
 SHORTEST_REST = 0.1
 
 
@@ -56,7 +56,7 @@ async def keep(watch: Watch, on_excess: Callable[[Excess], None]) -> None:
             on_excess(seen)
             return
         cost = time.thread_time() - started
-        await loop.sleep(min(max(seen, cost / watch.share), _LONGEST_REST))
+        await loop.sleep(min(max(seen, cost / watch.share), LONGEST_REST))
 
 
 class MemoryWatch:

@@ -19,6 +19,7 @@ _COLOURS = {
     "manager": _GREEN,
     "ok": _GREEN,
     "affinity": _YELLOW,
+    "quota": _YELLOW,
     "watch": _YELLOW,
 }
 

@@ -12,7 +12,7 @@ from sdbox.directives import DIRECTIVES, OPTIONS
 from sdbox.errors import InvalidDirective, SdboxError
 from sdbox.host import CHOICES, host_of
 from sdbox.planner import new_id
-from sdbox.planning import assigned, caller, plan_for
+from sdbox.planning import assigned, caller, held, plan_for, project_for
 from sdbox.protection import hides_home
 from sdbox.record import record
 from sdbox.scratch import hides
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TextIO
 
+    from sdbox import projects
     from sdbox.cpus import Claim
     from sdbox.directives import Directive, Option
     from sdbox.helper import Streams
@@ -227,7 +228,8 @@ def prepare(
     if claim is None and "AssignedCPUs" in box.directives:
         claim = _claimed(endpoint, box, 0.0)
     me = caller(_inherited_environment(), ignored_signals, unit_type=_unit_type(arguments))
-    plan = _plan(arguments, endpoint, box, me, claim.cpus if claim else None)
+    project = project_for(endpoint, box)
+    plan = _plan(arguments, endpoint, box, me, claim.cpus if claim else None, project)
     if claim is not None:
         claim.sign(plan, endpoint.cgroup_root)
     # Before the job starts, so that a path that can't be is told in time.
@@ -244,7 +246,7 @@ def prepare(
         detached=arguments.detach,
         streams=streams,
         to_journal=to_journal,
-        held=(claim.fd,) if claim else (),
+        held=held(claim, project),
         report=report,
         record=series,
     )
@@ -260,6 +262,7 @@ def _plan(
     box: Box,
     me: Caller,
     cpus: tuple[int, ...] | None,
+    project: projects.Claim | None = None,
 ) -> Plan:
     return plan_for(
         host_of(endpoint),
@@ -269,6 +272,7 @@ def _plan(
         caller=me,
         unit_type=_unit_type(arguments),
         cpus=cpus,
+        project=project.project if project else None,
         configuration=arguments.config,
     )
 

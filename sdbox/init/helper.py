@@ -53,26 +53,41 @@ _INIT_SECONDS = 10.0
 class Child:
     """One init, and after its end the rm of its directories. `pid` is 0 if systemd forked it.
 
-    `held` are descriptors that are kept open until nothing of the box runs.
+    `held` are descriptors that are kept open until nothing of the box runs; of a box with a project
+    one of them is on its file system.
     """
 
-    __slots__ = ("cgroup", "directories", "door", "finishing", "held", "orphans", "pid", "pidfd")
+    __slots__ = (
+        *("cgroup", "directories", "door", "finishing", "held", "orphans", "pid", "pidfd"),
+        "project",
+    )
 
     def __init__(
-        self, pid: int, pidfd: int, directories: dict[str, str], held: Sequence[int]
+        self,
+        pid: int,
+        pidfd: int,
+        directories: dict[str, str],
+        held: Sequence[int],
+        project: tuple[int, int] | None = None,
     ) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.directories = directories
         self.orphans = False
         self.held = [os.dup(fd) for fd in held]
+        self.project = project
         self.cgroup = -1
         self.finishing = False
         # The directory that is removed with the last box that holds it.
         self.door = ""
 
     def let_go(self) -> None:
-        """Close what was held."""
+        """Close what was held, and let the box's project be without a limit."""
+        if self.project is not None:
+            from sdbox.init import quota
+
+            for fd in self.held:
+                quota.lift(fd, self.project)
         wire.close(self.held)
         self.held = []
         if self.door:
@@ -213,7 +228,9 @@ class Helper:
                 held = _reserve_door(spec)
             for destination, parent in spec["private_directories"]:
                 directive = "RootEphemeral" if destination == "/" else "PrivateTmp"
-                directories[destination] = _make_directory(directive, parent, spec["job"])
+                directories[destination] = _make_directory(
+                    directive, parent, spec["job"], spec["project"]
+                )
             if spec["secure_root"] and spec["user_namespace"]:
                 # In there nothing is root's.
                 spec["verified_root"] = _verified(spec["root_directory"])
@@ -236,7 +253,7 @@ class Helper:
             syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         pid = self._fork(spec, fds, directories)
         pidfd = os.pidfd_open(pid)
-        self.children[key] = child = Child(pid, pidfd, directories, fds[HELD:])
+        self.children[key] = child = Child(pid, pidfd, directories, fds[HELD:], spec["project"])
         child.orphans = spec["family"] and not spec["private_pids"]
         self._await_end(pidfd, lambda fd: self._reap(key))
         self.tell("forked", key, pid, *directories.values(), fds=(pidfd,))
@@ -252,7 +269,7 @@ class Helper:
             marshal.dump((spec, directories), file)
             file.flush()
             wire.send(ours, "box", fds=(memory, root, self.supervisor, self.self_pidfd, *fds))
-            self.children[key] = Child(0, -1, directories, fds[HELD:])
+            self.children[key] = Child(0, -1, directories, fds[HELD:], spec["project"])
             self.tell("handed", key, *directories.values(), fds=(theirs.fileno(),))
         os.close(root)
 
@@ -456,12 +473,25 @@ def _verified(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _make_directory(directive: str, parent: str, job: str) -> str:
+def _make_directory(directive: str, parent: str, job: str, project: tuple[int, int] | None) -> str:
     """Make a directory that only this user can enter, and in it one like /tmp. Return that."""
     with step(directive, parent):
         above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
         os.mkdir(above, 0o700)
+        if project is not None:
+            _give(above, project)
         path = os.path.join(above, "tmp")
         os.mkdir(path)
         os.chmod(path, 0o1777)  # noqa: S103 - as /tmp is
         return path
+
+
+def _give(directory: str, project: tuple[int, int]) -> None:
+    """Make a new directory a project's, or let there be none."""
+    from sdbox.init import quota
+
+    try:
+        quota.give_new(directory, project)
+    except StepError:
+        os.rmdir(directory)
+        raise

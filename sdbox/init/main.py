@@ -123,6 +123,16 @@ class Init:
                 ephemeral=self.spec["ephemeral"],
                 protections=self.spec["protections"],
             )
+        if self.spec["project"] and self.scratch is not None:
+            self._give_scratch(self.scratch)
+
+    def _give_scratch(self, scratch: int) -> None:
+        """Make the scratch directory, with what is in it, the box's project's."""
+        from sdbox.init import quota
+
+        mount = next(mount for mount in self.spec["mounts"] if mount[0] == "ScratchDirectory")
+        owners = {os.fstat(scratch).st_uid, max(mount[2]["uid"], 0)}
+        quota.give_tree(scratch, mount[1], owners, self.spec["project"])
 
     def _door(self) -> tuple[tuple[str, int], ...]:
         """Make the way to the supervisor from inside a nestable box, which is at its other end."""

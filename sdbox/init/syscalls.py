@@ -66,6 +66,7 @@ _FSCONFIG = 431
 _FSMOUNT = 432
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
+_QUOTACTL_FD = 443
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -223,6 +224,13 @@ def _openat2(above: int, path: str, flags: int, resolve: int) -> int:
         except BlockingIOError:
             # The kernel could not rule out a rename in between: openat2(2) says to try again.
             continue
+
+
+def quotactl(fd: int, command: int, project: int, record: bytes) -> bytes:
+    """Carry out a command on the file system of a descriptor; return what is in the record then."""
+    buffer = ctypes.create_string_buffer(record, len(record))
+    _syscall(_QUOTACTL_FD, fd, ctypes.c_uint(command), ctypes.c_uint(project), buffer)
+    return buffer.raw
 
 
 def pivot_root() -> None:

@@ -35,9 +35,9 @@ LAYERS = {
         "around", "bpf", "bus", "callgroups", "cgroup", "config", "cpus", "dial", "disk", "door",
         "embedded.", "ending", "family", "gpus", "groups", "helper", "holders", "host", "inner",
         "inotify", "journal", "kmsg", "line", "locks", "loop", "manager", "memo", "memory", "nodes",
-        "output", "pidfd", "plot", "register", "report", "roots", "seccomp", "series", "smallloop",
-        "sockets", "systemd", "topology", "usage", "usermanager", "userns", "users", "verbs",
-        "visitor", "watch",
+        "output", "pidfd", "plot", "projects", "register", "report", "roots", "seccomp", "series",
+        "smallloop", "sockets", "systemd", "topology", "usage", "usermanager", "userns", "users",
+        "verbs", "visitor", "watch",
     ],
     "launcher": [
         "api", "detach", "dialler", "doctor", "execution", "job", "jobs", "launch", "launcher",

@@ -17,12 +17,12 @@ from sdbox.nesting import slice_path
 from sdbox.plan import Plan, check_version, properties_for
 from sdbox.planner import Caller, check_id, make_plan, new_id
 from sdbox.record import replaced
+from sdbox.users import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sdbox.properties import UnitType
-    from sdbox.users import Credentials
 
 GIB = 1 << 30
 ALL = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
@@ -88,6 +88,7 @@ def plan(
     cpus: tuple[int, ...] | None = None,
     named_root: str | None = None,
     devices: tuple[tuple[str, str], ...] | None = None,
+    project: tuple[int, int] | None = None,
 ) -> Plan:
     return make_plan(
         job=job,
@@ -100,6 +101,7 @@ def plan(
         cpus=cpus,
         named_root=named_root,
         devices=devices,
+        project=project,
     )
 
 
@@ -194,6 +196,27 @@ def test_cpus_that_are_assigned_are_kept_by_affinity_otherwise(unit_type: UnitTy
         assert values(made)["CPUAffinity"] == bytes([0b1010])
     else:
         assert ("CPUAffinity", {"cpus": [1, 3]}) in made.spec["process"]
+
+
+@pytest.mark.parametrize(
+    ("user", "box", "kept_by"),
+    [
+        (1000, {}, "quota"),
+        (0, {}, "watch"),
+        (0, {"CapabilityBoundingSet": "~CAP_SYS_RESOURCE"}, "quota"),
+        (1000, {"AmbientCapabilities": "CAP_SYS_RESOURCE"}, "watch"),
+    ],
+)
+def test_a_quota_binds_who_may_not_pass_it(user: int, box: dict[str, str], kept_by: str) -> None:
+    whose = Credentials(uid=user, gid=user, groups=(), home="/", environment={})
+    limited = Box(DiskMax="1G", ScratchDirectory="/scratch", **box)
+    made = plan(limited, credentials=whose, project=(7, 2049))
+    assert made.enforcement["DiskMax"] == kept_by
+    # In any case it is measured, and begun with.
+    assert made.watched == {"DiskMax": GIB}
+    assert (made.project, made.spec["project"]) == ((7, 2049), (7, 2049))
+    without = plan(limited, credentials=whose)
+    assert (without.enforcement["DiskMax"], without.spec["project"]) == ("watch", None)
 
 
 def test_a_roots_name_becomes_its_directory_which_is_looked_at() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sdbox.box import Box
 from sdbox.errors import InvalidDirective
 from sdbox.init import syscalls
-from sdbox.scratch import check, directories, hides, keeper, mounts, under
+from sdbox.scratch import check, directories, hides, keeper, mounts, on_disk, under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,31 @@ def test_who_keeps_a_disk_limit(directives: Mapping[str, object], kept_by: str |
     assert keeper(box.directives).get("DiskMax") == kept_by
 
 
+@pytest.mark.parametrize(
+    ("directives", "places"),
+    [
+        ({"PrivateTmp": True}, ("/tmp", "/var/tmp")),
+        ({"PrivateTmp": True, "ScratchDirectory": SCRATCH}, (SCRATCH,)),
+        ({"PrivateTmp": "disconnected"}, ()),
+        ({"RootDirectory": "/r", "RootEphemeral": "/layers"}, ("/layers",)),
+        (
+            {"RootDirectory": "/r", "RootEphemeral": "/layers", "ScratchDirectory": SCRATCH},
+            (SCRATCH, "/layers"),
+        ),
+    ],
+)
+def test_what_is_on_disk_has_one_quota(
+    directives: Mapping[str, object], places: tuple[str, ...]
+) -> None:
+    box = Box.from_mapping({"DiskMax": "1G", **directives}).directives
+    assert on_disk(box) == places
+    assert keeper(box, quota=True) == {"DiskMax": "quota" if places else "kernel"}
+
+
 def test_no_limit_is_kept_by_nobody() -> None:
+    assert keeper(Box(DiskMax="infinity", PrivateTmp=True).directives, quota=True) == {
+        "DiskMax": "kernel"
+    }
     assert keeper(Box(DiskMax="infinity", PrivateTmp=True).directives) == {"DiskMax": "kernel"}
     assert keeper(Box(PrivateTmp=True).directives) == {}
 

@@ -88,6 +88,7 @@ def test_an_empty_box() -> None:
         "secure_root": False,
         "ephemeral": False,
         "private_directories": [],
+        "project": None,
         "mounts": [],
         "protections": [],
         "process": [ADJUST, INHERITED, NO_NEW_PRIVILEGES],

@@ -34,10 +34,12 @@ PACKAGES = (
     "linux-image-cloud-amd64",
     "bubblewrap",
     "busybox-static",
+    "e2fsprogs",
     "iproute2",
     "procps",
     "python3",
     "python3-venv",
+    "xfsprogs",
 )
 # The terminal is the order's. The rest would take processor time away from what is measured.
 MASKED = (

@@ -49,13 +49,13 @@ TIERS = {
         about="QEMU: systemd 257 and every controller, the tests of what the kernel keeps",
         release="trixie",
         tests=("tests/vm/limits",),
-        seconds=1200,
+        seconds=2400,
     ),
     "limits-252": Tier(
         about="QEMU: the same with Debian 12's kernel and systemd 252",
         release="bookworm",
         tests=("tests/vm/limits",),
-        seconds=1200,
+        seconds=2400,
     ),
     "cpus": Tier(
         about="QEMU with four CPUs: jobs with CPUs of their own, launchers that race for them",
