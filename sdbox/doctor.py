@@ -175,7 +175,7 @@ def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Ke
     if directive.programs is not None and lacking and not ordinary:
         remedy = f"{lacking}. {bpf.REMEDY}"
         return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
-    if directive.name in CALL_FILTERS and (lack := seccomp.unavailable()):
+    if directive.name in CALL_FILTERS and (lack := seccomp.unavailable(directive.name)):
         return Keeping(directive=directive.name, kept_by="refused", remedy=lack.hint)
     if os.geteuid() != 0 and directive.name in OF_ROOT:
         return Keeping(directive=directive.name, kept_by="refused", remedy="only root may")

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 # The directives that are kept by filters of system calls.
 CALL_FILTERS = (
     *("SystemCallFilter", "SystemCallArchitectures", "ProtectKernelModules", "PrivateDevices"),
+    *("RestrictNamespaces", "RestrictAddressFamilies", "RestrictRealtime", "RestrictSUIDSGID"),
+    *("LockPersonality", "MemoryDenyWriteExecute"),
 )
+# What says that nothing is to be filtered.
+_NOTHING = ("no",)
 # The capabilities that they take: systemd.exec(5).
 _IMPLIED = {
     "ProtectKernelModules": ("CAP_SYS_MODULE",),
@@ -29,7 +33,7 @@ _IMPLIED = {
 
 def check(directives: Mapping[str, Any], credentials: Credentials | None) -> None:
     """Refuse what can't be had together. Raises InvalidDirective."""
-    filters = [name for name in CALL_FILTERS if directives.get(name)]
+    filters = [n for n in CALL_FILTERS if directives.get(n) and directives[n] != _NOTHING]
     is_other = credentials is not None and bool(credentials.uid)
     if filters and is_other and not directives.get("NoNewPrivileges", True):
         raise InvalidDirective(

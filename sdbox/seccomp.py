@@ -7,12 +7,14 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from sdbox import callfilter
+from sdbox import callfilter, restrictions
 from sdbox.callgroups import groups
 from sdbox.errors import InvalidDirective, Unenforceable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sdbox.restrictions import Rule, Test
 
 _LIBRARY = "libseccomp.so.2"
 
@@ -23,10 +25,16 @@ _ACT_ALLOW = 0x7FFF0000
 _ATTRIBUTE_BAD_ARCHITECTURE = 2
 _ATTRIBUTE_OPTIMIZE = 8
 _BINARY_TREE = 2
-_COMPARE_MASKED = 7
+_COMPARE_OTHER, _COMPARE_ABOVE, _COMPARE_MASKED = 1, 6, 7
 _UNKNOWN = -1
 # asm-generic/ioctls.h, but for PowerPC, which has the same numbers for these.
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# The same for all architectures; an older libseccomp does not have them by their names.
+_NEW_CALLS = {"io_uring_setup": 425, "clone3": 435, "openat2": 437, "fchmodat2": 452}
+# Of other architectures, the calls for these are others, or tell by memory what they do.
+_NATIVE_ONLY = ("RestrictAddressFamilies", "MemoryDenyWriteExecute")
+# sys/personality.h.
+_QUERY, _DOMAIN, _LINUX32 = 0xFFFFFFFF, 0xFF, 8
 
 # Without these, init could not tell what kept the payload from starting. systemd adds `write`, too.
 _INITS_OWN = "write"
@@ -53,39 +61,85 @@ def programs(directives: Mapping[str, Any]) -> list[bytes]:
     implied = [group for name, group in _IMPLIED.items() if directives.get(name)]
     given = [_program([f"~{group}:EPERM"], callfilter.KILL, architectures) for group in implied]
     lines = directives.get("SystemCallFilter", ())
-    if lines:
-        given.append(_no_typing(architectures))
+    denied_calls = [*_restrictions(directives), *(_NO_TYPING if lines else ())]
+    if denied_calls:
+        given.append(_denying(denied_calls, architectures))
     if lines or architectures:
         denied = callfilter.error_number(directives.get("SystemCallErrorNumber", "kill"))
         given.append(_program(lines, denied, architectures))
     return given
 
 
-def _no_typing(architectures: Sequence[str]) -> bytes:
-    """Return the program that lets nobody type into a terminal, and so to the shell outside."""
+def _restrictions(directives: Mapping[str, Any]) -> list[Rule]:
+    others = [n for n in directives.get("SystemCallArchitectures", ()) if n != callfilter.NATIVE]
+    for name in _NATIVE_ONLY:
+        if directives.get(name) and others:
+            raise Unenforceable(
+                f"{name}: it can't be kept for calls of {others[0]}",
+                hint="Leave it out, or the other SystemCallArchitectures",
+            )
+    # On this one, the stack comes first.
+    flags = 1 if os.uname().machine.startswith("s390") else 0
+    found = restrictions.rules(directives, clone_flags=flags, personality=_personality())
+    return list(dict.fromkeys(found))
+
+
+def _personality() -> int:
+    """Return the execution domain that a job has from here: 32 or 64 bits."""
+    domain: int = ctypes.CDLL(None).personality(ctypes.c_ulong(_QUERY))
+    return _LINUX32 if domain & _DOMAIN == _LINUX32 else 0
+
+
+# Nobody types into a terminal, and so to the shell outside.
+_NO_TYPING: tuple[Rule, ...] = tuple(
+    ("ioctl", errno.EPERM, ((1, restrictions.IS, request),)) for request in (_TIOCSTI, _TIOCLINUX)
+)
+# Which half of an argument counts, or what of it.
+_COMPARISONS: Mapping[str, Callable[[int], tuple[int, int, int]]] = {
+    restrictions.HAS: lambda value: (_COMPARE_MASKED, value, value),
+    restrictions.IS: lambda value: (_COMPARE_MASKED, 0xFFFFFFFF, value),
+    restrictions.ABOVE: lambda value: (_COMPARE_ABOVE, value, 0),
+    restrictions.IS_NOT: lambda value: (_COMPARE_OTHER, value, 0),
+}
+
+
+def _denying(rules: Sequence[Rule], architectures: Sequence[str]) -> bytes:
+    """Return the program that denies just these."""
     library = _library()
     context = library.seccomp_init(_ACT_ALLOW)
     try:
         _add_architectures(library, context, architectures)
-        number = library.seccomp_syscall_resolve_name(b"ioctl")
-        for request in (_TIOCSTI, _TIOCLINUX):
-            # The kernel looks at its lower half alone.
-            wanted = _Comparison(1, _COMPARE_MASKED, 0xFFFFFFFF, request)
-            rule = (context, _ACT_ERRNO | errno.EPERM, number, 1, ctypes.byref(wanted))
-            if library.seccomp_rule_add_array(*rule):
-                raise Unenforceable(
-                    "SystemCallFilter: this libseccomp looks at no arguments", hint="Update it"
-                )
+        for call, number, tests in rules:
+            _deny(library, context, call, number, tests)
         return _exported(library, context)
     finally:
         library.seccomp_release(context)
 
 
-def unavailable() -> Unenforceable | None:
-    """Return what keeps programs from being made here, if anything does."""
+def _deny(
+    library: ctypes.CDLL, context: int, call: str, number: int, tests: Sequence[Test]
+) -> None:
+    resolved = library.seccomp_syscall_resolve_name(call.encode())
+    if resolved == _UNKNOWN:
+        resolved = _NEW_CALLS[call]
+    wanted = [_Comparison(n, *_COMPARISONS[how](value)) for n, how, value in tests]
+    array = (_Comparison * len(wanted))(*wanted)
+    action = _ACT_ERRNO | number
+    result = library.seccomp_rule_add_array(context, action, resolved, len(wanted), array)
+    # EDOM: no call of this architecture.
+    if result not in (0, -errno.EEXIST, -errno.EDOM):
+        raise Unenforceable(
+            f"libseccomp takes no rule for arguments of {call}: {os.strerror(-result)}",
+            hint="Update it, or leave out what restricts that call",
+        )
+
+
+def unavailable(name: str = "SystemCallFilter") -> Unenforceable | None:
+    """Return what keeps a directive's programs from being made here, if anything does."""
     try:
         _library()
-        groups()
+        if name == "SystemCallFilter" or name in _IMPLIED:
+            groups()
     except Unenforceable as error:
         return error
     return None

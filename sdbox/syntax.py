@@ -519,6 +519,52 @@ ARCHITECTURES = ListSyntax(
     schema=_list_schema({"type": "string"}),
 )
 
+
+def _namespaces(raw: Any) -> str:
+    from sdbox import restrictions
+
+    return restrictions.namespaces(raw)
+
+
+def _families(raw: Any) -> str:
+    from sdbox import restrictions
+
+    return restrictions.families(raw)
+
+
+def _restrictions(assignments: Iterable[str]) -> tuple[str, ...]:
+    from sdbox import restrictions
+
+    return restrictions.fold(assignments)
+
+
+NAMESPACE_TYPES = ListSyntax(
+    word="NAMESPACES",
+    noun="a list of namespaces",
+    hint="Give yes for none at all, no, or types as in user mnt, with ~ in front for all others",
+    split=names.split_lines,
+    item=_namespaces,
+    fold=_restrictions,
+    unfold=lambda value: value,
+    join="\n".join,
+    schema={
+        **_list_schema({"type": ["boolean", "string"]}),
+        "type": ["boolean", "string", "array"],
+    },
+)
+
+ADDRESS_FAMILIES = ListSyntax(
+    word="FAMILIES",
+    noun="a list of address families",
+    hint="Give names as in AF_UNIX AF_INET, with ~ in front for all others, or none",
+    split=names.split_lines,
+    item=_families,
+    fold=_restrictions,
+    unfold=lambda value: value,
+    join="\n".join,
+    schema=_list_schema({"type": "string"}),
+)
+
 PROTECT_SYSTEM = Syntax(
     word="MODE",
     noun="a kind of protection",

@@ -145,9 +145,27 @@ TABLE = (
         help="whose system calls there are beside the machine's own; with a filter, no others",
         resets=("SystemCallArchitectures",),
     ),
+    Directive(
+        name="RestrictNamespaces",
+        syntax=syntax.NAMESPACE_TYPES,
+        section=_SECTION,
+        help="yes: it can neither make nor enter a namespace; or only these, or with ~ not these",
+        resets=("RestrictNamespaces",),
+    ),
+    Directive(
+        name="RestrictAddressFamilies",
+        syntax=syntax.ADDRESS_FAMILIES,
+        section=_SECTION,
+        help="the families of sockets that it can make, or with ~ can not",
+        resets=("RestrictAddressFamilies",),
+    ),
     *(
         Directive(name=name, syntax=of, section=_SECTION, help=what)
         for name, of, what in (
+            ("RestrictRealtime", syntax.BOOLEAN, "it can't schedule itself for real time"),
+            ("RestrictSUIDSGID", syntax.BOOLEAN, "it can't make files set-user-ID or set-group-ID"),
+            ("LockPersonality", syntax.BOOLEAN, "it can't change its execution domain"),
+            ("MemoryDenyWriteExecute", syntax.BOOLEAN, "no memory that was written is executed"),
             ("ProtectProc", syntax.PROTECT_PROC, "whose processes its user sees in /proc"),
             ("PrivateDevices", syntax.BOOLEAN, "its own /dev, with null, tty and the like alone"),
             ("ProtectKernelTunables", syntax.BOOLEAN, "it can't write to /proc/sys, /sys and such"),

@@ -260,3 +260,140 @@ def test_a_filter_that_can_not_be_is_refused_in_one_line(
     assert done.status in (2, 125)
     assert done.err.count("\n") == 1
     assert named in done.err
+
+
+# --- what is restricted by the arguments of system calls
+
+# Does each deed, by its number or with an argument whose upper half the kernel does not look at,
+# and prints what it fails with.
+DEEDS = """
+import ctypes, os, platform, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+UP = 1 << 32
+NUMBERS = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+def call(numbers, *arguments):
+    ctypes.set_errno(0)
+    number = numbers if isinstance(numbers, int) else numbers[NUMBERS]
+    words = [a if isinstance(a, bytes) else ctypes.c_ulong(a) for a in arguments]
+    result = libc.syscall(ctypes.c_long(number), *words)
+    return 0 if result >= 0 else ctypes.get_errno()
+def child(flags):
+    ctypes.set_errno(0)
+    pid = libc.syscall(ctypes.c_long((56, 220)[NUMBERS]), ctypes.c_ulong(flags | 17), 0, 0, 0, 0)
+    if pid == 0:
+        os._exit(0)
+    return ctypes.get_errno() if pid < 0 else os.waitpid(pid, 0)[1]
+UNSHARE, SETNS, SOCKET = (272, 97), (308, 268), (41, 198)
+own = {name: os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("uts", "ipc")}
+print(eval(sys.argv[1]))
+"""
+
+
+def deed(sdbox: Sdbox, what: str, *options: str) -> int:
+    done = sdbox.run(*options, "--", PYTHON, "-I", "-S", "-c", DEEDS, what)
+    assert done.status == 0, done.err
+    return int(done.out)
+
+
+def need_known_calls() -> None:
+    if os.uname().machine not in ("x86_64", "aarch64"):
+        pytest.skip("the numbers of this machine's system calls are not in the table here")
+
+
+UTS = "call(UNSHARE, 0x04000000)"
+TIME = "call(UNSHARE, 0x80)"
+ENTER, ENTER_ANY = "call(SETNS, own['uts'], 0x04000000)", "call(SETNS, own['uts'], UP)"
+CLONE, CLONE3 = "child(0x04000000)", "call(435, 0, 0)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no", {UTS: 0, TIME: 0, ENTER: 0, ENTER_ANY: 0, CLONE: 0, CLONE3: errno.EINVAL}),
+        (
+            "yes",
+            {**dict.fromkeys((UTS, TIME, ENTER, ENTER_ANY, CLONE), errno.EPERM)}
+            | {CLONE3: errno.ENOSYS, "child(0)": 0, "call(UNSHARE, 0x400)": 0},
+        ),
+        (
+            "~uts",
+            {UTS: errno.EPERM, ENTER: errno.EPERM, CLONE: errno.EPERM, ENTER_ANY: errno.EPERM}
+            | {TIME: 0, "call(UNSHARE, 0x08000000)": 0}
+            | {"call(SETNS, own['ipc'], 0x08000000)": 0, "child(0x08000000)": 0},
+        ),
+        ("uts", {UTS: 0, ENTER: 0, CLONE: 0, TIME: errno.EPERM, "child(0x08000000)": errno.EPERM}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_namespaces_are_restricted(sdbox: Sdbox, text: str, expected: dict[str, int]) -> None:
+    need_known_calls()
+    option = f"-pRestrictNamespaces={text}"
+    assert {what: deed(sdbox, what, option) for what in expected} == expected
+
+
+def test_a_box_has_namespaces_of_its_own_that_it_may_not_make(sdbox: Sdbox) -> None:
+    options = ("-pRestrictNamespaces=yes", "--private-tmp", "--pid-namespace", "--private-ipc")
+    script = "ls -A /tmp; unshare --uts true 2>/dev/null; echo $?; (true) & wait; echo done"
+    for user in ((), ("--user=nobody",)):
+        assert sdbox.sh(script, *options, *user).out.split() == ["1", "done"]
+
+
+@pytest.mark.parametrize(
+    ("option", "what", "expected"),
+    [
+        ("RestrictAddressFamilies=AF_UNIX", "call(SOCKET, 1, 1, 0)", 0),
+        ("RestrictAddressFamilies=AF_UNIX", "call(SOCKET, 2, 1, 0)", errno.EAFNOSUPPORT),
+        ("RestrictAddressFamilies=AF_UNIX", "call(SOCKET, 999, 1, 0)", errno.EAFNOSUPPORT),
+        ("RestrictAddressFamilies=~AF_INET", "call(SOCKET, 2 | UP, 1, 0)", errno.EAFNOSUPPORT),
+        ("RestrictAddressFamilies=~AF_INET", "call(SOCKET, 1, 1, 0)", 0),
+        ("RestrictAddressFamilies=none", "call(SOCKET, 1, 1, 0)", errno.EAFNOSUPPORT),
+        ("RestrictAddressFamilies=none", "call(425, 1, 0)", errno.ENOSYS),
+        ("LockPersonality=yes", "call((135, 92), 0x0040000)", errno.EPERM),
+        ("LockPersonality=yes", "call((135, 92), 0)", 0),
+        ("MemoryDenyWriteExecute=yes", "call((9, 222), 0, 4096, 3, 34, -1, 0)", 0),
+        ("MemoryDenyWriteExecute=yes", "call((9, 222), 0, 4096, 5, 34, -1, 0)", 0),
+        ("MemoryDenyWriteExecute=yes", "call((9, 222), 0, 4096, 7, 34, -1, 0)", errno.EPERM),
+        ("MemoryDenyWriteExecute=yes", "call((10, 226), 0, 4096, 4)", errno.EPERM),
+        ("RestrictSUIDSGID=yes", "call((268, 53), -100, b'/tmp', 0o4755)", errno.EPERM),
+        ("RestrictSUIDSGID=yes", "call((268, 53), -100, b'/tmp', 0o1777)", 0),
+        ("RestrictSUIDSGID=yes", "call(452, -100, b'/tmp', 0o2777, 0)", errno.EPERM),
+        ("RestrictSUIDSGID=yes", "call((258, 34), -100, b'/tmp/d', 0o2755)", errno.EPERM),
+        ("RestrictSUIDSGID=yes", "call((257, 56), -100, b'/tmp/f', 0o101, 0o4755)", errno.EPERM),
+        ("RestrictSUIDSGID=yes", "call((257, 56), -100, b'/tmp', 0o20200001, 0o4755)", errno.EPERM),
+        ("RestrictSUIDSGID=yes", "call((257, 56), -100, b'/tmp', 0o200000, 0o4755)", 0),
+        ("RestrictSUIDSGID=yes", "call(437, -100, b'/tmp', 0, 0)", errno.ENOSYS),
+        ("RestrictRealtime=yes", "call((144, 119), 0, 1 | UP, 0)", errno.EPERM),
+        ("RestrictRealtime=yes", "call((144, 119), 0, 6, 0)", errno.EPERM),
+        ("RestrictRealtime=yes", "call((144, 119), 0, 3, 0)", errno.EINVAL),
+        ("RestrictRealtime=yes", "call((314, 274), 0, 0, 0)", errno.ENOSYS),
+    ],
+)
+def test_arguments_are_restricted(sdbox: Sdbox, option: str, what: str, expected: int) -> None:
+    need_known_calls()
+    assert deed(sdbox, what, f"-p{option}", "--private-tmp") == expected
+
+
+def test_what_is_restricted_works_otherwise(sdbox: Sdbox) -> None:
+    """With all of it, and as another user: threads, processes, files and sockets."""
+    program = (
+        "import subprocess, threading, socket, tempfile;"
+        "subprocess.run(['true'], check=True); threading.Thread(target=print).start();"
+        "socket.socket(socket.AF_UNIX); tempfile.TemporaryFile(); print('done')"
+    )
+    options = [
+        *("-pRestrictNamespaces=yes", "-pRestrictAddressFamilies=AF_UNIX", "-pLockPersonality=yes"),
+        *("-pRestrictSUIDSGID=yes", "-pRestrictRealtime=yes", "-pMemoryDenyWriteExecute=yes"),
+    ]
+    for user in ((), ("--user=nobody", "--chdir=/")):
+        done = sdbox.run(*options, *user, "--", PYTHON, "-I", "-S", "-c", program, report=True)
+        assert (done.status, done.out.split()) == (0, ["done"]), done.err
+        assert done.account["enforcement"]["RestrictNamespaces"] == "kernel"
+
+
+def test_the_strict_box_makes_no_namespaces(sdbox: Sdbox) -> None:
+    need_known_calls()
+    # Of a user, which takes no right.
+    assert deed(sdbox, "call(UNSHARE, 0x10000000)", "--user=nobody", "--private-tmp") == 0
+    for user in ((), ("--user=nobody",)):
+        assert deed(sdbox, "call(UNSHARE, 0x10000000)", "--box=strict", *user) == errno.EPERM

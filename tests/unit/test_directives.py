@@ -242,6 +242,19 @@ EXAMPLES: dict[str, list[tuple[str, Any, str]]] = {
     "ProtectKernelModules": [("yes", True, "yes")],
     "ProtectControlGroups": [("yes", True, "yes")],
     "ManagerAccess": [("yes", True, "yes")],
+    "RestrictNamespaces": [
+        ("true", ("yes",), "yes"),
+        ("~user  mnt", ("~user mnt",), "~user mnt"),
+        ("user\nno\n~net", ("no", "~net"), "no\n~net"),
+    ],
+    "RestrictAddressFamilies": [
+        ("AF_UNIX AF_INET", ("AF_UNIX AF_INET",), "AF_UNIX AF_INET"),
+        ("AF_UNIX\nnone", ("none",), "none"),
+    ],
+    "RestrictRealtime": [("yes", True, "yes")],
+    "RestrictSUIDSGID": [("yes", True, "yes")],
+    "LockPersonality": [("yes", True, "yes")],
+    "MemoryDenyWriteExecute": [("yes", True, "yes")],
     "SystemCallArchitectures": [("native x86", ("native", "x86"), "native x86")],
     "AmbientCapabilities": [("CAP_NET_RAW", ("CAP_NET_RAW",), "CAP_NET_RAW")],
     "RootDirectory": [

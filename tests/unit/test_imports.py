@@ -28,8 +28,8 @@ LAYERS = {
         "addresses", "bounds", "box", "callfilter", "capabilities", "change", "devices",
         "directives.", "errors", "events", "filesystems", "jsontext", "keeping", "messages",
         "names", "nesting", "plan", "planner", "privileges", "properties", "protection",
-        "quantities", "quoting", "record", "result", "scratch", "spec", "syntax",
-        "translate", "values", "verdict",
+        "quantities", "quoting", "record", "restrictions", "result", "scratch", "spec",
+        "syntax", "translate", "values", "verdict",
     ],
     "systems": [
         "around", "bpf", "bus", "callgroups", "cgroup", "config", "cpus", "dial", "disk", "door",
