@@ -109,7 +109,7 @@ def _thaw(arguments: argparse.Namespace) -> int:
 
 
 def _kill(arguments: argparse.Namespace) -> int:
-    from sdbox.syntax import SIGNAL
+    from sdbox.syntax.process import SIGNAL
 
     number = None if arguments.signal is None else SIGNAL.read(arguments.signal, "--signal")
     return naming.run(naming.for_each(arguments, lambda jobs, job: jobs.kill(job, signal=number)))

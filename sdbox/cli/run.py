@@ -16,7 +16,7 @@ from sdbox.planning import assigned, caller, held, plan_for, project_for
 from sdbox.protection import hides_home
 from sdbox.record import record
 from sdbox.scratch import hides
-from sdbox.syntax import SPAN
+from sdbox.syntax.common import SPAN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

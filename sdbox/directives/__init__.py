@@ -2,7 +2,8 @@
 
 Command line, configuration, help, JSON schema, the translation to D-Bus and what is read back
 from the cgroup all follow from a row. A directive is added by adding its row to the module of its
-section, and an operation of init where a scope needs one.
+section, with its syntax in the module of the same name in sdbox.syntax, and an operation of init
+where a scope needs one.
 """
 
 from __future__ import annotations

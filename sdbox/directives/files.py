@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sdbox import syntax
 from sdbox.directives import raw
 from sdbox.directives.row import Directive, Option
+from sdbox.syntax import files as syntax
 
 _SECTION = "Files"
 _BINDS = ("BindPaths", "BindReadOnlyPaths")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from sdbox import syntax, translate
+from sdbox import translate
 from sdbox.directives import raw
 from sdbox.directives.row import Directive, Option
+from sdbox.syntax import isolation as syntax
+from sdbox.syntax.common import BOOLEAN
 
 _SECTION = "Isolation"
 
@@ -73,14 +75,14 @@ TABLE = (
     ),
     Directive(
         name="PrivateShm",
-        syntax=syntax.BOOLEAN,
+        syntax=BOOLEAN,
         section=_SECTION,
         help="its own empty /dev/shm; systemd has no such setting",
         option=Option(flag="--private-shm", constant="yes"),
     ),
     Directive(
         name="PrivatePIDs",
-        syntax=syntax.BOOLEAN,
+        syntax=BOOLEAN,
         section=_SECTION,
         help="its own PID namespace: it sees its own processes only",
         option=Option(flag="--pid-namespace", constant="yes"),
@@ -88,14 +90,14 @@ TABLE = (
     ),
     Directive(
         name="PrivateIPC",
-        syntax=syntax.BOOLEAN,
+        syntax=BOOLEAN,
         section=_SECTION,
         help="its own System V IPC and POSIX message queues",
         option=Option(flag="--private-ipc", constant="yes"),
     ),
     Directive(
         name="PrivateNetwork",
-        syntax=syntax.BOOLEAN,
+        syntax=BOOLEAN,
         section=_SECTION,
         help="no network but its own lo",
         option=Option(flag="--network", metavar="none|host", to_value=raw.network),
@@ -103,7 +105,7 @@ TABLE = (
     ),
     Directive(
         name="NoNewPrivileges",
-        syntax=syntax.BOOLEAN,
+        syntax=BOOLEAN,
         section=_SECTION,
         help="set-user-ID programs and file capabilities give it nothing; yes if not said",
         option=Option(flag="--no-new-privileges"),
@@ -162,16 +164,16 @@ TABLE = (
     *(
         Directive(name=name, syntax=of, section=_SECTION, help=what)
         for name, of, what in (
-            ("RestrictRealtime", syntax.BOOLEAN, "it can't schedule itself for real time"),
-            ("RestrictSUIDSGID", syntax.BOOLEAN, "it can't make files set-user-ID or set-group-ID"),
-            ("LockPersonality", syntax.BOOLEAN, "it can't change its execution domain"),
-            ("MemoryDenyWriteExecute", syntax.BOOLEAN, "no memory that was written is executed"),
+            ("RestrictRealtime", BOOLEAN, "it can't schedule itself for real time"),
+            ("RestrictSUIDSGID", BOOLEAN, "it can't make files set-user-ID or set-group-ID"),
+            ("LockPersonality", BOOLEAN, "it can't change its execution domain"),
+            ("MemoryDenyWriteExecute", BOOLEAN, "no memory that was written is executed"),
             ("ProtectProc", syntax.PROTECT_PROC, "whose processes its user sees in /proc"),
-            ("PrivateDevices", syntax.BOOLEAN, "its own /dev, with null, tty and the like alone"),
-            ("ProtectKernelTunables", syntax.BOOLEAN, "it can't write to /proc/sys, /sys and such"),
-            ("ProtectKernelModules", syntax.BOOLEAN, "it can't load or unload kernel modules"),
-            ("ProtectControlGroups", syntax.BOOLEAN, "it can't write to the cgroup hierarchies"),
-            ("ManagerAccess", syntax.BOOLEAN, "it reaches systemd, buses and container engines"),
+            ("PrivateDevices", BOOLEAN, "its own /dev, with null, tty and the like alone"),
+            ("ProtectKernelTunables", BOOLEAN, "it can't write to /proc/sys, /sys and such"),
+            ("ProtectKernelModules", BOOLEAN, "it can't load or unload kernel modules"),
+            ("ProtectControlGroups", BOOLEAN, "it can't write to the cgroup hierarchies"),
+            ("ManagerAccess", BOOLEAN, "it reaches systemd, buses and container engines"),
         )
     ),
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from sdbox import syntax, translate
+from sdbox import translate
 from sdbox.directives import raw
 from sdbox.directives.row import Directive, Option
+from sdbox.syntax import limits as syntax
+from sdbox.syntax.common import SPAN
 
 _SECTION = "Limits"
 
@@ -125,7 +127,7 @@ TABLE = (
     ),
     Directive(
         name="RuntimeMaxSec",
-        syntax=syntax.SPAN,
+        syntax=SPAN,
         section=_SECTION,
         help="how long the job may take; then it is ended",
         option=Option(flag="--wall"),
@@ -134,7 +136,7 @@ TABLE = (
     ),
     Directive(
         name="CPUTimeMaxSec",
-        syntax=syntax.SPAN,
+        syntax=SPAN,
         section=_SECTION,
         help="how much CPU time all of the job may take; systemd has no such setting",
         option=Option(flag="--cpu-time"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from sdbox import syntax, translate
+from sdbox import translate
 from sdbox.directives import raw
 from sdbox.directives.row import Directive, Option
+from sdbox.syntax import process as syntax
+from sdbox.syntax.common import SPAN
 
 _SECTION = "Process"
 
@@ -49,7 +51,7 @@ TABLE = (
     ),
     Directive(
         name="TimeoutStopSec",
-        syntax=syntax.SPAN,
+        syntax=SPAN,
         section=_SECTION,
         help="how long it may take to stop before it is killed",
         option=Option(flag="--stop-timeout"),

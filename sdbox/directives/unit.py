@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sdbox import syntax, translate
+from sdbox import translate
 from sdbox.directives.row import Directive, Option
+from sdbox.syntax import unit as syntax
+from sdbox.syntax.common import BOOLEAN
 
 _SECTION = "Unit"
 
@@ -18,7 +20,7 @@ TABLE = (
     ),
     Directive(
         name="Nestable",
-        syntax=syntax.BOOLEAN,
+        syntax=BOOLEAN,
         section=_SECTION,
         help="whether sdbox can be called in it: boxes inside of this one, which bounds them",
         option=Option(flag="--nestable", constant="yes"),

@@ -29,7 +29,7 @@ LAYERS = {
         "directives.", "errors", "events", "filesystems", "jsontext", "keeping", "messages",
         "names", "nesting", "plan", "planner", "privileges", "properties", "protection",
         "quantities", "quoting", "record", "restrictions", "result", "scratch", "spec",
-        "syntax", "translate", "values", "verdict",
+        "syntax.", "translate", "values", "verdict",
     ],
     "systems": [
         "around", "bpf", "bus", "callgroups", "cgroup", "config", "cpus", "dial", "disk", "door",
