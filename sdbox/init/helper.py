@@ -30,10 +30,11 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from sdbox.init import cleanup, syscalls, wire
+from sdbox.init import birth, cleanup, syscalls, wire
+from sdbox.init.child import Child, give_up_door
 from sdbox.init.descriptors import close_all_but
-from sdbox.init.spare import HELD, Spare, become_init
-from sdbox.init.steps import StepError, step
+from sdbox.init.spare import HELD, Spare
+from sdbox.init.steps import StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,55 +49,6 @@ _MOMENT_SECONDS = 0.2
 
 # How long an init may take to notice that the supervisor is gone, and to end.
 _INIT_SECONDS = 10.0
-
-
-class Child:
-    """One init, and after its end the rm of its directories. `pid` is 0 if systemd forked it.
-
-    `held` are descriptors that are kept open until nothing of the box runs; of a box with a project
-    one of them is on its file system.
-    """
-
-    __slots__ = (
-        *("cgroup", "directories", "door", "finishing", "held", "orphans", "pid", "pidfd"),
-        "project",
-    )
-
-    def __init__(
-        self,
-        pid: int,
-        pidfd: int,
-        directories: dict[str, str],
-        held: Sequence[int],
-        project: tuple[int, int] | None = None,
-    ) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.directories = directories
-        self.orphans = False
-        self.held = [os.dup(fd) for fd in held]
-        self.project = project
-        self.cgroup = -1
-        self.finishing = False
-        # The directory that is removed with the last box that holds it.
-        self.door = ""
-
-    def let_go(self) -> None:
-        """Close what was held, and let the box's project be without a limit."""
-        if self.project is not None:
-            from sdbox.init import quota
-
-            for fd in self.held:
-                quota.lift(fd, self.project)
-        wire.close(self.held)
-        self.held = []
-        if self.door:
-            _give_up_door(self.door)
-
-    def reap(self) -> None:
-        """Take note of the end, as a parent must."""
-        if self.pid:
-            os.waitpid(self.pid, 0)
 
 
 class Helper:
@@ -225,15 +177,15 @@ class Helper:
         held: list[int] = []
         try:
             if spec["nestable"]:
-                held = _reserve_door(spec)
+                held = birth.reserve_door(spec)
             for destination, parent in spec["private_directories"]:
                 directive = "RootEphemeral" if destination == "/" else "PrivateTmp"
-                directories[destination] = _make_directory(
+                directories[destination] = birth.make_directory(
                     directive, parent, spec["job"], spec["project"]
                 )
             if spec["secure_root"] and spec["user_namespace"]:
                 # In there nothing is root's.
-                spec["verified_root"] = _verified(spec["root_directory"])
+                spec["verified_root"] = birth.verified(spec["root_directory"])
             begin(key, spec, [*fds, *held], directories)
             if held:
                 self.children[key].door = spec["door"]
@@ -243,7 +195,7 @@ class Helper:
         finally:
             wire.close(held)
             if held and key not in self.children:
-                _give_up_door(spec["door"])
+                give_up_door(spec["door"])
 
     def _fork_child(
         self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
@@ -251,7 +203,7 @@ class Helper:
         if spec["family"]:
             # Of an init that is killed the children become this process's.
             syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-        pid = self._fork(spec, fds, directories)
+        pid = birth.fork(spec, fds, directories, (self.supervisor, self.self_pidfd))
         pidfd = os.pidfd_open(pid)
         self.children[key] = child = Child(pid, pidfd, directories, fds[HELD:], spec["project"])
         child.orphans = spec["family"] and not spec["private_pids"]
@@ -272,37 +224,6 @@ class Helper:
             self.children[key] = Child(0, -1, directories, fds[HELD:], spec["project"])
             self.tell("handed", key, *directories.values(), fds=(theirs.fileno(),))
         os.close(root)
-
-    def _fork(self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]) -> int:
-        """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
-        private_pids = spec["private_pids"]
-        if spec["user_namespace"]:
-            return self._fork_as_user(spec, fds, directories)
-        if private_pids:
-            with step("PrivatePIDs"):
-                syscalls.unshare(syscalls.CLONE_NEWPID)
-        try:
-            with step("fork"):
-                pid = os.fork()
-            if pid == 0:
-                become_init(spec, fds, directories, (self.supervisor, self.self_pidfd))
-            return pid
-        finally:
-            if private_pids:
-                # Children are born in this process's own namespace again.
-                syscalls.setns(self.self_pidfd, syscalls.CLONE_NEWPID)
-
-    def _fork_as_user(
-        self, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
-    ) -> int:
-        """The same, with all namespaces in one of its user's."""
-        from sdbox.init import userns
-
-        with step("fork"):
-            pid = userns.fork() if spec["private_pids"] else os.fork()
-        if pid == 0:
-            become_init(spec, fds, directories, (self.supervisor, self.self_pidfd))
-        return pid
 
     def _placed(self, key: bytes, cgroup: int, init: int | None = None) -> None:
         """Take note of the unit's cgroup, and of an init that is not this process's child."""
@@ -446,52 +367,3 @@ def main(
     # this process.
     gc.freeze()
     helper.run()
-
-
-def _reserve_door(spec: dict[str, Any]) -> list[int]:
-    """Settle where a nestable box has its way out; return what keeps that there for it."""
-    from sdbox.init import nest
-
-    spec["door"] = nest.directory()
-    # A root directory has a /run of its own.
-    return [] if spec["root_directory"] else [nest.reserve(spec["door"])]
-
-
-def _give_up_door(path: str) -> None:
-    from sdbox.init import nest
-
-    nest.remove_unused(path)
-
-
-def _verified(path: str) -> tuple[int, int]:
-    """Return what a path leads to that nobody but root can change, as long as it can be told."""
-    from sdbox.init.secure import open_directory
-
-    fd = open_directory(path)
-    status = os.fstat(fd)
-    os.close(fd)
-    return status.st_dev, status.st_ino
-
-
-def _make_directory(directive: str, parent: str, job: str, project: tuple[int, int] | None) -> str:
-    """Make a directory that only this user can enter, and in it one like /tmp. Return that."""
-    with step(directive, parent):
-        above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
-        os.mkdir(above, 0o700)
-        if project is not None:
-            _give(above, project)
-        path = os.path.join(above, "tmp")
-        os.mkdir(path)
-        os.chmod(path, 0o1777)  # noqa: S103 - as /tmp is
-        return path
-
-
-def _give(directory: str, project: tuple[int, int]) -> None:
-    """Make a new directory a project's, or let there be none."""
-    from sdbox.init import quota
-
-    try:
-        quota.give_new(directory, project)
-    except StepError:
-        os.rmdir(directory)
-        raise

@@ -1,0 +1,98 @@
+"""What is made for a box before its init is there, and the fork of that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sdbox.init import syscalls
+from sdbox.init.spare import become_init
+from sdbox.init.steps import StepError, step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def fork(
+    spec: dict[str, Any],
+    fds: Sequence[int],
+    directories: dict[str, str],
+    guardians: tuple[int, int],
+) -> int:
+    """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
+    private_pids = spec["private_pids"]
+    if spec["user_namespace"]:
+        return _fork_as_user(spec, fds, directories, guardians)
+    if private_pids:
+        with step("PrivatePIDs"):
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+    try:
+        with step("fork"):
+            pid = os.fork()
+        if pid == 0:
+            become_init(spec, fds, directories, guardians)
+        return pid
+    finally:
+        if private_pids:
+            # Children are born in this process's own namespace again.
+            syscalls.setns(guardians[1], syscalls.CLONE_NEWPID)
+
+
+def _fork_as_user(
+    spec: dict[str, Any],
+    fds: Sequence[int],
+    directories: dict[str, str],
+    guardians: tuple[int, int],
+) -> int:
+    """The same, with all namespaces in one of its user's."""
+    from sdbox.init import userns
+
+    with step("fork"):
+        pid = userns.fork() if spec["private_pids"] else os.fork()
+    if pid == 0:
+        become_init(spec, fds, directories, guardians)
+    return pid
+
+
+def reserve_door(spec: dict[str, Any]) -> list[int]:
+    """Settle where a nestable box has its way out; return what keeps that there for it."""
+    from sdbox.init import nest
+
+    spec["door"] = nest.directory()
+    # A root directory has a /run of its own.
+    return [] if spec["root_directory"] else [nest.reserve(spec["door"])]
+
+
+def verified(path: str) -> tuple[int, int]:
+    """Return what a path leads to that nobody but root can change, as long as it can be told."""
+    from sdbox.init.secure import open_directory
+
+    fd = open_directory(path)
+    status = os.fstat(fd)
+    os.close(fd)
+    return status.st_dev, status.st_ino
+
+
+def make_directory(directive: str, parent: str, job: str, project: tuple[int, int] | None) -> str:
+    """Make a directory that only this user can enter, and in it one like /tmp. Return that."""
+    with step(directive, parent):
+        above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
+        os.mkdir(above, 0o700)
+        if project is not None:
+            _give(above, project)
+        path = os.path.join(above, "tmp")
+        os.mkdir(path)
+        os.chmod(path, 0o1777)  # noqa: S103 - as /tmp is
+        return path
+
+
+def _give(directory: str, project: tuple[int, int]) -> None:
+    """Make a new directory a project's, or let there be none."""
+    from sdbox.init import quota
+
+    try:
+        quota.give_new(directory, project)
+    except StepError:
+        os.rmdir(directory)
+        raise
