@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 # Linux 6.5
 _SO_PEERPIDFD = 77
 _CREDENTIALS = struct.Struct("3i")
-# Of the descriptors that this process can have, the share that may be inside's.
-_SHARE_OF_DESCRIPTORS = 4
-_MOST_VISITORS = 1024
-# Requests that are being carried out: what dbus-daemon takes of one connection at once is 128.
-_MOST_AT_WORK = 100
+# Of the descriptors that this process can have, the shares that those inside of one box may take,
+# and of all boxes: connections, and processes that they hand over.
+_SHARE_OF_ONE, _SHARE_OF_ALL = 8, 4
+# Requests of one box that are being carried out. What a manager takes of all is its own to say.
+_MOST_AT_WORK = 50
 
 
 @record
@@ -48,6 +48,8 @@ class Inside:
 
 class Door:
     """Serves those who are inside of one box. `tree` is the cgroup of all of it."""
+
+    _taken_by_all = 0
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class Door:
         self._own = tree.below(plan.cgroup.removeprefix(plan.tree))
         self.places = loop.Semaphore(_MOST_AT_WORK)
         self._visitors: set[Visitor] = set()
+        self._taken = 0
         self._listener = listener
         listener.setblocking(False)
         loop.running().add_reader(listener.fileno(), self._accept)
@@ -86,6 +89,21 @@ class Door:
     def forget(self, visitor: Visitor) -> None:
         """A visitor has left."""
         self._visitors.discard(visitor)
+        self.give_back()
+
+    def take(self) -> bool:
+        """Take a descriptor into account that those inside have of this process, if they may."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if self._taken >= limit // _SHARE_OF_ONE or Door._taken_by_all >= limit // _SHARE_OF_ALL:
+            return False
+        self._taken += 1
+        Door._taken_by_all += 1
+        return True
+
+    def give_back(self) -> None:
+        """Undo take()."""
+        self._taken -= 1
+        Door._taken_by_all -= 1
 
     def slices(self) -> frozenset[str]:
         """Return the slices that units may be started in: the box's, and those of boxes in it."""
@@ -177,8 +195,7 @@ class Door:
         except OSError:
             # It has gone again.
             return
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE_OF_DESCRIPTORS
-        if len(self._visitors) >= min(limit, _MOST_VISITORS) or not self._is_inside(sock):
+        if not self._is_inside(sock) or not self.take():
             sock.close()
             return
         self._visitors.add(Visitor(self, sock, _credentials(sock)[1]))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _CALL_SECONDS = 60.0
 # The other side has a bound, too, and others share that.
 _MOST_CALLS = 50
+# Of these, for those inside of boxes of this one's.
+_MOST_GUESTS = 20
 # What comes back as what it was.
 _ERRORS: dict[str, type[SdboxError]] = {
     name: getattr(errors, name)
@@ -61,6 +63,7 @@ class InnerManager(Manager):
         self._serial = 0
         self._answers: dict[bytes, asyncio.Future[Any]] = {}
         self._slots = loop.Semaphore(_MOST_CALLS)
+        self.guests = loop.Semaphore(_MOST_GUESTS)
         self.known: dict[str, Any] = {}
         sock.setblocking(False)
         loop.running().add_reader(sock.fileno(), self._on_message)

@@ -55,6 +55,9 @@ _STOP_AGAIN = ("frozen", _LOST)
 # lets it have 512 (max_match_rules_per_connection); with one more systemd drops the connection, and
 # with it what came of all jobs (tried). Others have jobs, too.
 _MOST_JOBS = 200
+# Requests of those inside of boxes that are under way: fewer than the bus takes of one connection,
+# since what ends such a box goes by the same.
+_MOST_GUESTS = 60
 
 _JOB_HINTS = {
     "canceled": "Another request for the unit, such as systemctl stop, replaced it",
@@ -104,6 +107,7 @@ class Manager:
     def __init__(self, systemd: Systemd) -> None:
         self._systemd = systemd
         self._places = loop.Semaphore(_MOST_JOBS)
+        self.guests = loop.Semaphore(_MOST_GUESTS)
 
     @property
     def version(self) -> int:

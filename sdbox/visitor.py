@@ -5,6 +5,7 @@ They are read as if the payload had written them, which it may have.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from sdbox.systemd import NO_SUCH_UNIT
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from sdbox.door import Door
 
@@ -56,24 +57,33 @@ class Visitor:
         except (OSError, ValueError):
             fields, fds = [], []
         # One of ours sends no more than this, and has fewer requests under way.
-        if len(fields) != 3 or len(fds) > 1 or len(self._tasks) >= _MOST_REQUESTS:
+        fits = len(fields) == 3 and len(fds) <= 1 and len(self._tasks) < _MOST_REQUESTS
+        if not fits or (fds and not self._door.take()):
             wire.close(fds)
             self.close()
-        else:
-            task = loop.running().create_task(self._serve(fields, fds))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            return
+        task = loop.running().create_task(self._serve(fields, fds))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # Also for one that is given up before it has begun.
+        task.add_done_callback(lambda _: self._let_go(fds))
+
+    def _let_go(self, fds: list[int]) -> None:
+        wire.close(fds)
+        for _ in fds:
+            self._door.give_back()
 
     async def _serve(self, fields: list[bytes], fds: list[int]) -> None:
         key, verb, arguments = fields
-        try:
-            await self._door.places.acquire()
-            answer = await self._placed(verb, arguments, fds)
-        finally:
-            wire.close(fds)
+        if verb in _WAITING:
+            self._answer(key, await self._answered(verb, arguments, fds))
+            return
+        # Of the box, and of the manager, whom the supervisor itself must be able to ask as well.
+        async with _held(self._door.places), _held(self._door.manager.guests):
+            answer = await self._answered(verb, arguments, fds)
         self._answer(key, answer)
 
-    async def _placed(self, verb: bytes, arguments: bytes, fds: list[int]) -> dict[str, Any]:
+    async def _answered(self, verb: bytes, arguments: bytes, fds: list[int]) -> dict[str, Any]:
         try:
             return await self._carried_out(verb, json.loads(arguments), fds)
         except SdboxError as error:
@@ -81,8 +91,6 @@ class Visitor:
         # Whatever was asked, the job's supervisor must go on.
         except Exception as error:
             return _error(ManagerRefused(f"{error!r}", name=bounds.NOT_ALLOWED))
-        finally:
-            self._door.places.release()
 
     def _answer(self, key: bytes, answer: dict[str, Any]) -> None:
         try:
@@ -202,6 +210,19 @@ _VERBS: dict[bytes, Callable[..., Awaitable[Any]]] = {
     b"set": Visitor._set,
     b"list": Visitor._list,
 }
+
+
+# What asks the manager for nothing while it waits.
+_WAITING = frozenset((b"removed",))
+
+
+@contextlib.asynccontextmanager
+async def _held(places: loop.Semaphore) -> AsyncIterator[None]:
+    await places.acquire()
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _seconds(value: Any) -> float | None:

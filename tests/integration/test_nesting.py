@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -488,6 +489,69 @@ def test_what_a_payload_might_ask_for_instead(sdbox: Sdbox) -> None:
     victim.send(b"still there\n")
     assert victim.line() == "still there"
     assert victim.end().status == 0
+
+
+# As many connections as are to be had, each with as many requests that wait and descriptors.
+FLOOD = """
+import json, os, socket, sys
+sys.path += {path!r}
+from sdbox.init import wire
+
+def door():
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(30)
+    sock.connect({socket!r})
+    return sock
+
+def asks(sock, verb, *arguments, fds=()):
+    try:
+        wire.send(sock, 1, verb, json.dumps(arguments), fds=fds)
+    except OSError:
+        pass
+
+child = os.fork()
+if child == 0:
+    os.execvp("sleep", ["sleep", "1000"])
+process = os.pidfd_open(child)
+unit, place = "sdbox-{job}.x.scope", [["Slice", {own!r}]]
+first = door()
+asks(first, "start", unit, place, None, fds=(process,))
+assert b"value" in wire.receive(first)[0][1]
+waiting = [door() for _ in range(3)]
+for sock in waiting:
+    for _ in range(50):
+        asks(sock, "removed", unit, 1e6)
+        asks(sock, "freeze", unit, 1e6)
+socks = []
+for n in range(400):
+    try:
+        socks.append(door())
+    except OSError:
+        break
+for sock in socks:
+    for _ in range(50):
+        asks(sock, "start", unit, place, None, fds=(process,))
+print("flooded", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_flood_of_requests_does_not_keep_a_supervisor_from_its_work(sdbox: Sdbox) -> None:
+    job, most = sdbox.new_id(), 256
+    flood = FLOOD.format(
+        path=[place for place in sys.path if place], socket=SOCKET, job=job, own=slice_of(job)
+    )
+    words = [f"--id={job}", "--nestable", "--", sys.executable, "-c", flood]
+
+    def few_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    running = sdbox.start(*words, preexec_fn=few_descriptors)
+    assert running.line() == "flooded"
+    assert len(os.listdir(f"/proc/{running.pid}/fd")) < most // 2
+    assert sdbox.call("kill", job).status == 0
+    done = running.end()
+    assert (done.status, done.err) == (-signal.SIGKILL, "sdbox: Job was killed.\n")
 
 
 def test_a_process_from_outside_is_not_let_in(sdbox: Sdbox, tmp_path: Path) -> None:
