@@ -81,18 +81,35 @@ def _found(step: str, directory: str, uid: int) -> int:
 
 def _made(step: str, path: str, above: int, mode: int, uid: int, gid: int) -> int:
     name = os.path.basename(path)
+    users = uid > 0 and os.fstat(above).st_uid == uid
     try:
         # For nobody else, until it has its owner.
-        os.mkdir(name, 0o700, dir_fd=above)
+        _make(name, above, (uid, gid) if users else None)
     except FileExistsError:
         return _entered(step, path, above, name, uid)
     except OSError as error:
         raise StepError(step, path, error.errno or 0) from error
     fd = _entered(step, path, above, name, uid)
-    # The user may have put another one there, but only a directory of the user's own.
-    os.fchown(fd, uid, gid)
+    # The user may have put another one there, of his own or one that root had left with him.
+    if users and os.fstat(fd).st_uid != uid:
+        os.close(fd)
+        raise StepError(step, path, errno.EPERM)
+    if not users:
+        os.fchown(fd, uid, gid)
     os.fchmod(fd, mode)
     return fd
+
+
+def _make(name: str, above: int, user: tuple[int, int] | None) -> None:
+    """Make a directory; a user's as that user, so that nothing has to be given away later."""
+    if user is None:
+        os.mkdir(name, 0o700, dir_fd=above)
+        return
+    syscalls.make_files_as(*user)
+    try:
+        os.mkdir(name, 0o700, dir_fd=above)
+    finally:
+        syscalls.make_files_as(os.geteuid(), os.getegid())
 
 
 def _entered(step: str, path: str, above: int, name: str, uid: int) -> int:

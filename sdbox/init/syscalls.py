@@ -84,6 +84,15 @@ def _syscall(number: int, *arguments: object, path: str = "") -> int:
     return _checked(_libc.syscall(ctypes.c_long(number), *arguments), path)
 
 
+def make_files_as(uid: int, gid: int) -> None:
+    """Have the caller, who is root, be another user for all that is about files."""
+    # Both return what was before, and fail by leaving that.
+    _libc.setfsgid(ctypes.c_uint(gid))
+    _libc.setfsuid(ctypes.c_uint(uid))
+    if (_libc.setfsuid(ctypes.c_uint(-1)), _libc.setfsgid(ctypes.c_uint(-1))) != (uid, gid):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 def unshare(flags: int) -> None:
     """Give the caller namespaces of its own (CLONE_NEW…)."""
     _checked(_libc.unshare(ctypes.c_int(flags)))

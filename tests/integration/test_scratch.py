@@ -270,6 +270,28 @@ def test_a_directory_swapped_between_its_making_and_its_opening(
     assert (os.stat("/etc").st_mode, os.stat("/etc").st_uid) == (mode, 0)
 
 
+def test_what_root_has_left_there_does_not_become_the_users(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user, in whose directory it is, can give it the name of what is being made."""
+    (scratch / "roots").mkdir(mode=0o700)
+    (scratch / "roots/secret").touch()
+    mkdir = os.mkdir
+
+    def slow_mkdir(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        made = (scratch / name).stat()
+        assert (made.st_uid, made.st_gid) == (NOBODY.pw_uid, NOBODY.pw_gid)
+        (scratch / name).rmdir()
+        (scratch / "roots").rename(scratch / name)
+
+    monkeypatch.setattr("os.mkdir", slow_mkdir)
+    with pytest.raises(StepError):
+        of_init.below(directory=str(scratch), place="/tmp", uid=NOBODY.pw_uid, gid=NOBODY.pw_gid)
+    status = (scratch / "tmp").stat()
+    assert (status.st_uid, status.st_mode & 0o7777) == (0, 0o700)
+
+
 # --- where it is seen
 
 
