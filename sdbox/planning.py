@@ -144,7 +144,7 @@ def _managers(box: Box) -> Sequence[str]:
         return ()
     from sdbox import sockets
 
-    return sockets.managers()
+    return sockets.managers(all_of_them=given is not None)
 
 
 def _call_filters(box: Box) -> Sequence[bytes]:

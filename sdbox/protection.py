@@ -63,9 +63,17 @@ MANAGERS: Mapping[str, tuple[str, ...]] = {
 }
 # The same, one by one.
 ENGINES = (
-    *("/run/containerd", "/run/crio", "/run/docker.sock", "/run/incus", "/run/initctl"),
-    *("/run/libvirt", "/run/lxd", "/run/podman", "/run/screen", "/run/snapd-snap.socket"),
-    *("/run/snapd.socket", "/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+    *("/run/buildkit", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio", "/run/docker"),
+    *("/run/docker.sock", "/run/incus", "/run/initctl", "/run/k3s", "/run/libvirt", "/run/lxd"),
+    *("/run/podman", "/run/screen", "/run/snapd-snap.socket", "/run/snapd.socket"),
+    *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+)
+# What does what it is asked for, but by root alone: with a variable of udev's, a library named to
+# dmeventd or an action of fail2ban's, a program is executed. Hidden where it is said that there is
+# no manager to be reached: root with capabilities has other ways, and no other user has this one.
+OF_ROOT = (
+    *("/run/dmeventd-client", "/run/dmeventd-server", "/run/fail2ban", "/run/lvm"),
+    *("/run/udev/control", "/run/udev/io.systemd.Udev"),
 )
 
 
@@ -139,7 +147,9 @@ def _entries(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator
         if directives.get(name):
             yield from table
     if not _may_manage(directives):
-        yield from ((HIDE, path, True) for path in ENGINES if path in managers)
+        # Who binds one wants it to be there.
+        others = set(managers).difference(_bound(directives))
+        yield from ((HIDE, path, True) for path in (*ENGINES, *OF_ROOT) if path in others)
     for name, mode in _LISTS.items():
         for text in directives.get(name, ()):
             yield _asked(name, mode, text, directives.get("RootDirectory"))
@@ -158,11 +168,15 @@ def _asked(name: str, mode: str, text: str, root: str | None) -> Entry:
     return mode, path.removeprefix(str(root)) or "/", may_be_missing
 
 
+def _bound(directives: Mapping[str, Any]) -> list[str]:
+    binds = (*directives.get("BindPaths", ()), *directives.get("BindReadOnlyPaths", ()))
+    return [bind.destination for bind in binds]
+
+
 def _refuse_hidden(directives: Mapping[str, Any], hidden: Iterable[str]) -> None:
     """Refuse what would be seen, and be written to, below what is to be seen by nobody."""
     places = [text.lstrip("-+") for text in directives.get("ReadWritePaths", ())]
-    for name in ("BindPaths", "BindReadOnlyPaths"):
-        places += [bind.destination for bind in directives.get(name, ())]
+    places += _bound(directives)
     for place in places:
         if _is_below_any(place, hidden) or place in hidden:
             raise InvalidDirective(

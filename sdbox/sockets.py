@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sdbox.protection import ENGINES, MANAGERS
+from sdbox.protection import ENGINES, MANAGERS, OF_ROOT
 
 # What is there if a directory leads to one. Users log in, and get theirs, at any time.
 _SIGNS = {
@@ -14,15 +14,17 @@ _SIGNS = {
 }
 
 
-def managers() -> tuple[str, ...]:
+def managers(*, all_of_them: bool) -> tuple[str, ...]:
     """Return those of sdbox.protection's MANAGERS and ENGINES that there are, and not hidden.
 
+    With `all_of_them`, OF_ROOT as well.
     They are from who is in a box himself, and may not be able to hide anything again.
     """
     found = [path for path in MANAGERS if any(map(os.path.lexists, _SIGNS[path]))]
     if "/run/user" not in found and _has_entries("/run/user"):
         found.append("/run/user")
-    return (*found, *filter(_is_open_to_any, ENGINES))
+    others = (*ENGINES, *OF_ROOT) if all_of_them else ENGINES
+    return (*found, *filter(_is_open_to_any, others))
 
 
 def _has_entries(directory: str) -> bool:

@@ -239,12 +239,26 @@ import os, socket, subprocess, sys
 def mount(place):
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
     return place
+# A /run of its own, with all that there is, where there can be more.
+mount("/mnt")
+for entry in os.scandir("/run"):
+    place = f"/mnt/{entry.name}"
+    if entry.is_symlink():
+        os.symlink(os.readlink(entry.path), place)
+        continue
+    os.mkdir(place) if entry.is_dir() else os.close(os.open(place, os.O_CREAT))
+    subprocess.run(["mount", "--rbind", entry.path, place], check=True)
+subprocess.run(["mount", "--move", "/mnt", "/run"], check=True)
 held = []
 for place, names in (
     ("/run/systemd", ("private", "journal/socket", "userdb/io.systemd.DynamicUser")),
     ("/run/dbus", ("system_bus_socket",)),
     ("/run/user", ("0/bus", "0/systemd/private")),
+    ("/run/docker", ("containerd/containerd.sock",)),
+    ("/run/udev", ("control",)),
+    ("/run/fail2ban", ("fail2ban.sock",)),
 ):
+    os.makedirs(place, exist_ok=True)
     mount(place)
     for name in names:
         os.makedirs(os.path.dirname(f"{place}/{name}"), exist_ok=True)
@@ -268,6 +282,8 @@ SOCKETS = [
     "/run/dbus/system_bus_socket",
     "/run/user/0/bus",
     "/run/user/0/systemd/private",
+    "/run/docker/containerd/containerd.sock",
+    *(OF_ROOT := ["/run/udev/control", "/run/fail2ban/fail2ban.sock"]),
 ]
 
 
@@ -289,9 +305,12 @@ def on_stage(sdbox: Sdbox, *options: str) -> list[str]:
 @pytest.mark.needs_embedded
 def test_sockets_of_managers_are_out_of_reach(sdbox: Sdbox) -> None:
     assert on_stage(sdbox, "-pManagerAccess=yes") == SOCKETS
-    assert on_stage(sdbox) == [JOURNAL]
+    assert on_stage(sdbox) == [JOURNAL, *OF_ROOT]
     assert on_stage(sdbox, "--box=strict") == [JOURNAL]
-    assert on_stage(sdbox, "--bind=/run/dbus") == [JOURNAL, "/run/dbus/system_bus_socket"]
+    engine = "/run/docker/containerd/containerd.sock"
+    assert on_stage(sdbox, "--bind=/run/docker") == [JOURNAL, engine, *OF_ROOT]
+    bound = [JOURNAL, "/run/dbus/system_bus_socket", *OF_ROOT]
+    assert on_stage(sdbox, "--bind=/run/dbus") == bound
 
 
 @pytest.fixture

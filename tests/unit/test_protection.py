@@ -105,6 +105,14 @@ def test_managers_are_covered_unless_asked_for() -> None:
         assert not [*covers(box.directives, HERE), *entries(box.directives, HERE, ())]
 
 
+def test_an_engine_that_is_bound_is_seen() -> None:
+    bound = Box(BindPaths=ENGINES[0], BindReadOnlyPaths="/srv").directives
+    hidden = {path for mode, path, _ in entries(bound, HERE, ()) if mode == "hide"}
+    assert hidden == set(HERE) - set(MANAGERS) - {ENGINES[0]}
+    with pytest.raises(InvalidDirective, match="inaccessible"):
+        entries(Box(BindPaths=f"{ENGINES[0]}/below").directives, HERE, ())
+
+
 @pytest.mark.parametrize(
     ("box", "path", "hidden"),
     [
@@ -142,8 +150,8 @@ def test_what_is_hidden_already_leads_nowhere(
     places = (str(engine), str(hidden), str(tmp_path / "missing"))
     monkeypatch.setattr(sockets, "ENGINES", places)
     monkeypatch.setattr(sockets, "_SIGNS", dict.fromkeys(MANAGERS, ()))
-    assert str(engine) in sockets.managers()
-    assert not {str(hidden), str(tmp_path / "missing")} & set(sockets.managers())
+    assert str(engine) in sockets.managers(all_of_them=False)
+    assert not {str(hidden), str(tmp_path / "missing")} & set(sockets.managers(all_of_them=False))
     assert not sockets._has_entries(str(user))
     user.mkdir()
     assert not sockets._has_entries(str(user))
