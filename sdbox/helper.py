@@ -444,7 +444,7 @@ _HINTS = {
     ("MountImages", errno.EROFS): "Its journal has to be written: run e2fsck on it",
     ("MountImages", errno.ENOENT): "Loop devices are needed, and /dev/loop-control",
     ("MountImages", errno.ENODEV): "This kernel can't mount that file system",
-    ("DiskMax", errno.EXDEV): "It has just come to be on another file system: try again",
+    ("DiskMax", errno.EXDEV): "Another directory is there than a moment before: try again",
     ("DiskMax", errno.EDQUOT): "It holds more than that already",
     ("RootEphemeral", errno.EINVAL): "An overlay can't be written to a file system of that kind",
     ("RootEphemeral", errno.ENOENT): "Name a directory that is there, or tmpfs",

@@ -139,7 +139,7 @@ def make_plan(
             call_filters=call_filters,
             managers=managers,
             family=host.manager == "none",
-            project=project,
+            project=project and (*project, int(kept["DiskMax"])),
         ),
         cpus=cpus,
         programs=_programs(kept),

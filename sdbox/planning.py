@@ -197,16 +197,16 @@ def project_for(endpoint: Endpoint, box: Box) -> projects.Claim | None:
 
     Where that can't be had, DiskMax= is kept all the same: by watching.
     """
-    limit = box.directives.get("DiskMax", INFINITY)
+    unlimited = box.directives.get("DiskMax", INFINITY) == INFINITY
     # Inside of a box it would take the files from the project of that box.
-    if limit == INFINITY or os.geteuid() != 0 or endpoint.kind == "nested":
+    if unlimited or os.geteuid() != 0 or endpoint.kind == "nested":
         return None
     places = scratch.on_disk(box.directives)
     if not places:
         return None
     from sdbox import projects
 
-    return projects.claim(places, limit)
+    return projects.claim(places)
 
 
 def held(claim: Claim | None, project: projects.Claim | None) -> tuple[int, ...]:

@@ -22,15 +22,13 @@ DIRECTORY = "/run/sdbox/projects"
 _FILE = "holders"
 # Where administrators keep theirs: projects(5), projid(5). In which field the number is.
 _OTHERS = {"/etc/projects": 0, "/etc/projid": 1}
-# A job that is over its limit is to be seen to be that, before the kernel holds it there.
-SLACK_BYTES = 1 << 20
 # Those that have project quotas which are asked for in the same way.
 _KINDS = ("ext4", "xfs")
 
 
 @record
 class Claim:
-    """A project, limited on one file system, for as long as anybody has `lock` open.
+    """A project on one file system, for as long as anybody has `lock` open.
 
     `place` is a descriptor of something there.
     """
@@ -56,7 +54,7 @@ class Claim:
         os.close(self.place)
 
 
-def claim(places: Sequence[str], limit_bytes: int, *, directory: str = DIRECTORY) -> Claim | None:
+def claim(places: Sequence[str], *, directory: str = DIRECTORY) -> Claim | None:
     """Take a project for directories, or return None where no quota can be had for all together.
 
     That is unless they are on one file system that keeps quotas, and nobody else's project.
@@ -69,7 +67,7 @@ def claim(places: Sequence[str], limit_bytes: int, *, directory: str = DIRECTORY
             lock = _file(opened, directory)
             if not all(_is_free(lock, quota.project_of(fd)) for fd in fds):
                 return None
-            number = _taken(lock, fds[0], limit_bytes + SLACK_BYTES)
+            number = _taken(lock, fds[0])
         except OSError:
             # It is missing, or this root may not. What then becomes of the job, its launch tells.
             return None
@@ -100,20 +98,24 @@ def _is_free(lock: int, number: int) -> bool:
     return not number or (quota.is_ours(number) and not locks.is_taken(lock, number))
 
 
-def _taken(lock: int, fs: int, limit_bytes: int) -> int | None:
-    """Take the first number that nobody has, which has no files, and limit it."""
-    others = set(_others())
-    for number in range(quota.FIRST, quota.FIRST + quota.COUNT):
+def _taken(lock: int, fs: int) -> int | None:
+    """Take a number that nobody has, and which has no files."""
+    others, start = set(_others()), _start()
+    for place in range(quota.COUNT):
+        number = quota.FIRST + (start + place) % quota.COUNT
         if number in others or not _take(lock, number):
             continue
+        # Nobody may have been left to do so. And it tells whether this root may set limits.
+        quota.limit(fs, number, 0)
         if quota.used(fs, number) == (0, 0):
-            quota.limit(fs, number, limit_bytes)
             return number
-        if quota.is_limited(fs, number):
-            # Nobody was left to do so.
-            quota.limit(fs, number, 0)
         locks.leave(lock, number)
     return None
+
+
+def _start() -> int:
+    """Where to begin to look: who does not know a project can't have his files count for it."""
+    return int.from_bytes(os.urandom(4)) % quota.COUNT
 
 
 def _take(lock: int, number: int) -> bool:

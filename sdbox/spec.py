@@ -17,7 +17,8 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     secure_root          bool: only if nobody but root can have put that path there
     ephemeral            bool: what is written there is not kept
     private_directories  list of (destination, where to make it)
-    project              (number, device) of all that it has on disk (see sdbox.init.quota), or None
+    project              (number, device, bytes) of all that it has on disk, or None: see
+                         sdbox.init.quota
     mounts               list of (kind, destination, arguments), see sdbox.init.mounts
     protections          list of (mode, path, may be missing), see sdbox.init.protect
     process              list of (operation, arguments), see sdbox.init.payload
@@ -66,7 +67,7 @@ def make_spec(
     call_filters: Sequence[bytes] = (),
     managers: Sequence[str] = (),
     family: bool = False,
-    project: tuple[int, int] | None = None,
+    project: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
     """Return the spec. What systemd does to a unit of its type is left out.
 

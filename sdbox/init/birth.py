@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sdbox.init.quota import Project
+
 
 def fork(
     spec: dict[str, Any],
@@ -64,6 +66,13 @@ def reserve_door(spec: dict[str, Any]) -> list[int]:
     return [] if spec["root_directory"] else [nest.reserve(spec["door"])]
 
 
+def limit(project: Project, held: Sequence[int]) -> None:
+    """Limit what a box will have on disk; one of what is held for it is a descriptor of there."""
+    from sdbox.init import quota
+
+    quota.begin(held, project)
+
+
 def verified(path: str) -> tuple[int, int]:
     """Return what a path leads to that nobody but root can change, as long as it can be told."""
     from sdbox.init.secure import open_directory
@@ -74,7 +83,7 @@ def verified(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def make_directory(directive: str, parent: str, job: str, project: tuple[int, int] | None) -> str:
+def make_directory(directive: str, parent: str, job: str, project: Project | None) -> str:
     """Make a directory that only this user can enter, and in it one like /tmp. Return that."""
     with step(directive, parent):
         above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
@@ -87,7 +96,7 @@ def make_directory(directive: str, parent: str, job: str, project: tuple[int, in
         return path
 
 
-def _give(directory: str, project: tuple[int, int]) -> None:
+def _give(directory: str, project: Project) -> None:
     """Make a new directory a project's, or let there be none."""
     from sdbox.init import quota
 

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 from sdbox.init import wire
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sdbox.init.quota import Project
+
 
 class Child:
     """One init, and after its end the rm of its directories. `pid` is 0 if systemd forked it.
@@ -26,7 +30,7 @@ class Child:
         pidfd: int,
         directories: dict[str, str],
         held: Sequence[int],
-        project: tuple[int, int] | None = None,
+        project: Project | None = None,
     ) -> None:
         self.pid = pid
         self.pidfd = pidfd
@@ -42,10 +46,7 @@ class Child:
     def let_go(self) -> None:
         """Close what was held, and let the box's project be without a limit."""
         if self.project is not None:
-            from sdbox.init import quota
-
-            for fd in self.held:
-                quota.lift(fd, self.project)
+            give_up_limit(self.project, self.held)
         wire.close(self.held)
         self.held = []
         if self.door:
@@ -55,6 +56,13 @@ class Child:
         """Take note of the end, as a parent must."""
         if self.pid:
             os.waitpid(self.pid, 0)
+
+
+def give_up_limit(project: Project, held: Sequence[int]) -> None:
+    """Have no limit any more for what a box has on disk."""
+    from sdbox.init import quota
+
+    quota.end(held, project)
 
 
 def give_up_door(path: str) -> None:

@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from sdbox.init import birth, cleanup, syscalls, wire
-from sdbox.init.child import Child, give_up_door
+from sdbox.init.child import Child, give_up_door, give_up_limit
 from sdbox.init.descriptors import close_all_but
 from sdbox.init.spare import HELD, Spare
 from sdbox.init.steps import StepError
@@ -176,6 +176,8 @@ class Helper:
         begin = self._hand_over if spec["enter"] else self._fork_child
         held: list[int] = []
         try:
+            if spec["project"]:
+                birth.limit(spec["project"], fds[HELD:])
             if spec["nestable"]:
                 held = birth.reserve_door(spec)
             for destination, parent in spec["private_directories"]:
@@ -191,6 +193,8 @@ class Helper:
                 self.children[key].door = spec["door"]
         except StepError as error:
             cleanup.remove_directories(directories.values())
+            if spec["project"]:
+                give_up_limit(spec["project"], fds[HELD:])
             self.tell("error", key, error.name, error.path, error.number)
         finally:
             wire.close(held)

@@ -17,12 +17,19 @@ from sdbox.init.steps import StepError, step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+    # Its number, the device where its files are, and how many bytes they may have together.
+    Project = tuple[int, int, int]
 
 # Of numbers that are sdbox's alone. An administrator counts from 1, Kubernetes from 2**20, and
 # systemd 258 from 2**31.
 FIRST = 0x5DB00000
 COUNT = 1 << 16
+
+# A job that is over its limit is to be seen to be that, before the kernel holds it there.
+SLACK_BYTES = 1 << 20
 
 # Commands about projects: XQM_CMD() and PRJQUOTA.
 _GET, _SET, _STATE = ((ord("X") << 8 | number) << 8 | 2 for number in (3, 4, 8))
@@ -89,15 +96,27 @@ def limit(fd: int, project: int, most_bytes: int) -> None:
     syscalls.quotactl(fd, _SET, project, wanted)
 
 
-def lift(fd: int, project: tuple[int, int]) -> None:
-    """Have no limit for a project (number, device) any more, if a descriptor is of there."""
-    if os.fstat(fd).st_dev != project[1]:
-        return
-    try:
-        limit(fd, project[0], 0)
-    except OSError:
-        # As of a file system that has gone read-only. Whoever takes the number next sees to it.
-        pass
+def begin(fds: Iterable[int], project: Project) -> None:
+    """Limit a project, by those of the descriptors that are of its disk. Raises StepError."""
+    number, device, limit_bytes = project
+    with step(STEP):
+        for fd in _there(fds, device):
+            limit(fd, number, limit_bytes + SLACK_BYTES)
+
+
+def end(fds: Iterable[int], project: Project) -> None:
+    """Have no limit for it any more."""
+    number, device, _ = project
+    for fd in _there(fds, device):
+        try:
+            limit(fd, number, 0)
+        except OSError:
+            # As of a file system that has gone read-only. Whoever takes the number next does it.
+            pass
+
+
+def _there(fds: Iterable[int], device: int) -> list[int]:
+    return [fd for fd in fds if os.fstat(fd).st_dev == device]
 
 
 def project_of(fd: int) -> int:
@@ -109,32 +128,33 @@ def _attributes(fd: int) -> tuple[Any, ...]:
     return _ATTRIBUTES.unpack(fcntl.ioctl(fd, _GET_ATTRIBUTES, bytes(_ATTRIBUTES.size)))
 
 
-def give(fd: int, project: int) -> None:
+def give(fd: int, project: int) -> bool:
     """Make a file a project's, and what will be made in it, if it is a directory.
 
-    What is somebody else's project stays that.
+    Return False for what is somebody else's project, and stays that.
     """
     flags, some, before, more = _attributes(fd)
     if before and not is_ours(before):
-        return
+        return False
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         flags |= _INHERITED
     fcntl.ioctl(fd, _SET_ATTRIBUTES, _ATTRIBUTES.pack(flags, some, project, more))
+    return True
 
 
-def give_new(path: str, project: tuple[int, int]) -> None:
-    """Make a new directory a project's (number, device). Raises StepError."""
+def give_new(path: str, project: Project) -> None:
+    """Make a new directory a project's. Raises StepError."""
     with step(STEP, path):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            _check(fd, path, project)
-            give(fd, project[0])
+            _give_first(fd, path, project)
         finally:
             os.close(fd)
 
 
-def _check(fd: int, path: str, project: tuple[int, int]) -> None:
-    if os.fstat(fd).st_dev != project[1]:
+def _give_first(fd: int, path: str, project: Project) -> None:
+    """Make it all a project's that is about to be in a directory, or refuse what it is by now."""
+    if os.fstat(fd).st_dev != project[1] or not give(fd, project[0]):
         raise StepError(STEP, path, errno.EXDEV)
 
 
@@ -147,14 +167,13 @@ _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
 
 
-def give_tree(top: int, path: str, owners: set[int], project: tuple[int, int]) -> None:
-    """Make a directory a project's (number, device), with what is below. Raises StepError.
+def give_tree(top: int, path: str, owners: set[int], project: Project) -> None:
+    """Make a directory a project's, with what is below. Raises StepError.
 
     A user may be changing that: it is looked up through no link and in no other file system. Of
     files only those of `owners` are given, what others have is not theirs to count. `path` is what
     the directory is called.
     """
-    _check(top, path, project)
     pending = ["."]
     while pending:
         place = pending.pop()
@@ -164,7 +183,10 @@ def give_tree(top: int, path: str, owners: set[int], project: tuple[int, int]) -
                 continue
             try:
                 # Before it is read, so that what is new in it is the project's already.
-                give(fd, project[0])
+                if place == ".":
+                    _give_first(fd, path, project)
+                else:
+                    give(fd, project[0])
                 pending += [f"{place}/{name}" for name in _given(fd, project[0], owners)]
             finally:
                 os.close(fd)

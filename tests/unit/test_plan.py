@@ -214,7 +214,7 @@ def test_a_quota_binds_who_may_not_pass_it(user: int, box: dict[str, str], kept_
     assert made.enforcement["DiskMax"] == kept_by
     # In any case it is measured, and begun with.
     assert made.watched == {"DiskMax": GIB}
-    assert (made.project, made.spec["project"]) == ((7, 2049), (7, 2049))
+    assert (made.project, made.spec["project"]) == ((7, 2049), (7, 2049, GIB))
     without = plan(limited, credentials=whose)
     assert (without.enforcement["DiskMax"], without.spec["project"]) == ("watch", None)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 LIMIT = 16 * MIB
-MOST = LIMIT + projects.SLACK_BYTES
+MOST = LIMIT + quota.SLACK_BYTES
 NOBODY = pwd.getpwnam("nobody").pw_uid
 MESSAGE = r"Job has gone over disk limit of 16 megabytes\. Last measured usage: (\d+) megabytes\."
 # What makes them, so that they have project quotas.
@@ -114,9 +114,16 @@ def is_limited(path: Path, number: int) -> bool:
 
 
 def claimed(*places: Path) -> projects.Claim:
-    claim = projects.claim([str(place) for place in places], LIMIT)
+    claim = projects.claim([str(place) for place in places])
     assert claim is not None
     return claim
+
+
+def limited(claim: projects.Claim) -> quota.Project:
+    """What the helper is told of a claim, and does."""
+    project = (*claim.project, LIMIT)
+    quota.begin(claim.held, project)
+    return project
 
 
 # --- what the kernel keeps
@@ -126,14 +133,15 @@ def test_the_kernel_stops_what_goes_over(scratch: Path) -> None:
     """Without any watch."""
     claim = claimed(scratch)
     try:
-        quota.give_new(str(scratch), claim.project)
+        project = limited(claim)
+        quota.give_new(str(scratch), project)
         command = ["sh", "-c", WRITE_ALL, str(scratch / "file")]
         done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, **AS_NOBODY)  # type: ignore[call-overload]
         assert done.returncode != 0
         assert any(told in done.stderr for told in TOLD)
         used, files = quota.used(claim.place, claim.number)
         assert (LIMIT < used <= MOST, files) == (True, 2)
-        quota.lift(claim.place, claim.project)
+        quota.end(claim.held, project)
         subprocess.run(command, check=True, **AS_NOBODY)  # type: ignore[call-overload]
         assert (scratch / "file").stat().st_size == 40 * MIB
     finally:
@@ -216,8 +224,9 @@ def test_what_is_below_its_tmp_counts_as_well(sdbox: Sdbox, scratch: Path) -> No
     }
 
 
-def test_a_layer_over_a_root(sdbox: Sdbox, disk: Path, tmp_path: Path) -> None:
-    """Which the helper makes, as it makes private directories."""
+@pytest.fixture
+def layer(disk: Path, tmp_path: Path) -> tuple[str, ...]:
+    """For a root, which the helper makes, as it makes private directories."""
     busybox = shutil.which("busybox")
     assert busybox is not None
     root = tmp_path / "root"
@@ -225,14 +234,29 @@ def test_a_layer_over_a_root(sdbox: Sdbox, disk: Path, tmp_path: Path) -> None:
     shutil.copy(busybox, root / "bin/busybox")
     (root / "bin/sh").symlink_to("busybox")
     root.chmod(0o777)
-    layer = ("--disk=16M", "--user=nobody", f"--root={root}", f"--root-overlay={disk}")
+    return ("--disk=16M", "--user=nobody", f"--root={root}", f"--root-overlay={disk}")
+
+
+def test_a_layer_over_a_root(sdbox: Sdbox, layer: tuple[str, ...]) -> None:
     done = sdbox.sh("busybox head -c 24000000 /dev/zero > /file; exit 3", *layer, report=True)
     assert (done.account["reason"], done.account["enforcement"]["DiskMax"]) == ("disk", "quota")
+
+
+def test_nothing_of_a_layer_is_left(sdbox: Sdbox, layer: tuple[str, ...], disk: Path) -> None:
+    script = "busybox head -c 4000000 /dev/zero > /file; echo up; read line"
+    job = sdbox.start_sh(script, *layer)
+    assert job.line() == "up"
+    (place,) = disk.glob("sdbox-private-*")
+    number = project_of(place)
+    fd = os.open(disk, os.O_RDONLY)
+    assert quota.used(fd, number)[0] >= 4000000
+    assert quota.is_limited(fd, number)
+    job.send(b"\n")
+    assert job.end().status == 0
     assert list(disk.glob("sdbox-private-*")) == []
-    # Nothing of it counts any more.
-    claim = claimed(disk)
-    claim.close()
-    assert claim.number == quota.FIRST
+    wait_until(lambda: quota.used(fd, number) == (0, 0))
+    assert not quota.is_limited(fd, number)
+    os.close(fd)
 
 
 # --- what a job begins with
@@ -310,8 +334,8 @@ def test_roots_job_is_bound_by_it_only_without_capabilities(
 
 @one_unit_type
 def test_it_is_for_what_is_on_one_file_system(sdbox: Sdbox, scratch: Path) -> None:
-    assert projects.claim([str(scratch), "/var/tmp"], LIMIT) is None
-    assert projects.claim(["/var/tmp"], LIMIT) is None
+    assert projects.claim([str(scratch), "/var/tmp"]) is None
+    assert projects.claim(["/var/tmp"]) is None
     done = sdbox.sh("exit 0", "--disk=16M", "--private-tmp", "--chdir=/", report=True)
     assert done.account["enforcement"]["DiskMax"] == "watch"
 
@@ -319,26 +343,30 @@ def test_it_is_for_what_is_on_one_file_system(sdbox: Sdbox, scratch: Path) -> No
 def test_without_enforcement_there_is_none() -> None:
     """A quota that only counts."""
     with mounted(*KINDS["ext4"], options="loop,noquota") as place:
-        assert projects.claim([str(place)], LIMIT) is None
+        assert projects.claim([str(place)]) is None
 
 
 def test_a_directory_that_is_another_by_now_is_refused(scratch: Path) -> None:
     claim = claimed(scratch)
     with pytest.raises(StepError, match="DiskMax"):
-        quota.give_new("/var/tmp", claim.project)
+        quota.give_new("/var/tmp", (*claim.project, LIMIT))
+    fd = os.open(scratch, os.O_RDONLY)
+    quota.give(fd, 7)
+    with pytest.raises(StepError, match="DiskMax"):
+        quota.give_tree(fd, str(scratch), {NOBODY}, (*claim.project, LIMIT))
+    os.close(fd)
     claim.close()
 
 
 def test_nothing_is_renamed_or_linked_into_it(scratch: Path, disk: Path) -> None:
     claim = claimed(scratch)
-    quota.give_new(str(scratch), claim.project)
+    quota.give_new(str(scratch), (*claim.project, LIMIT))
     outside = disk / "outside"
     outside.write_text("")
     for into in (os.rename, os.link):
         with pytest.raises(OSError, match="cross-device"):
             into(outside, scratch / "inside")
     outside.unlink()
-    quota.lift(claim.place, claim.project)
     claim.close()
 
 
@@ -359,36 +387,38 @@ def test_it_is_lifted_when_the_supervisor_is_killed(sdbox: Sdbox, scratch: Path)
     wait_until(lambda: not is_limited(scratch, number))
 
 
-def test_what_nobody_was_left_to_lift_is_lifted_by_the_next(scratch: Path) -> None:
+def test_what_nobody_was_left_to_lift_is_lifted_by_the_next(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdbox.projects._start", lambda: 0)
     gone = claimed(scratch)
-    quota.give_new(str(scratch), gone.project)
+    quota.give_new(str(scratch), limited(gone))
     (scratch / "file").write_text("left")
     gone.close()
     assert is_limited(scratch, gone.number)
-    other = scratch / "other"
     next_one = claimed(scratch)
     assert next_one.number != gone.number
     assert not is_limited(scratch, gone.number)
-    quota.lift(next_one.place, next_one.project)
     next_one.close()
-    assert not other.exists()
 
 
-def test_a_project_is_one_jobs(disk: Path) -> None:
+def test_a_project_is_one_jobs(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdbox.projects._start", lambda: quota.COUNT - 1)
     first, second = claimed(disk), claimed(disk)
     assert first.number != second.number
     assert quota.is_ours(first.number)
+    assert quota.is_ours(second.number)
     first.close()
     third = claimed(disk)
     assert third.number == first.number
     for claim in (second, third):
-        quota.lift(claim.place, claim.project)
         claim.close()
 
 
 def test_an_administrators_numbers_are_left_alone(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sdbox.projects._start", lambda: 7)
     first = claimed(disk)
     first.close()
     (tmp_path / "projects").write_text(f"# mine\n{first.number}:/srv/a:b\n")
