@@ -27,6 +27,7 @@ from tests.ordinary import (
     need_user_namespaces,
     place_of,
 )
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -349,10 +350,14 @@ def test_a_box_dies_with_its_supervisor(
 
 def test_a_job_that_kills_its_init_is_ended(sdbox_none: Unmanaged) -> None:
     """Which one with the caller's PIDs can, as it is the same user's."""
-    report = sdbox_none.directory / "report.json"
-    job = sdbox_none.begin(f"{DAEMON} read line; kill -9 $PPID; sleep 600", f"--report={report}")
-    # By now its supervisor knows that it runs: before, that would have been a failed launch.
+    report, record = sdbox_none.directory / "report.json", sdbox_none.directory / "record"
+    job = sdbox_none.begin(
+        f"{DAEMON} read line; kill -9 $PPID; sleep 600",
+        *(f"--report={report}", f"--record={record}"),
+    )
     job.line()
+    # Its supervisor knows that it runs: before, that would have been a failed launch.
+    wait_until(lambda: record.stat().st_size > 0)
     job.send(b"\n")
     assert job.end().status == -signal.SIGKILL
     assert json.loads(report.read_text())["reason"] == "killed"
