@@ -15,6 +15,7 @@ from sdbox.names import slice_name
 from sdbox.planner import check_id
 from sdbox.properties import OwnSlice, UnitProperty
 from sdbox.record import record
+from sdbox.syntax.limits import LEAST_MEMORY
 from sdbox.values import Refused
 
 if TYPE_CHECKING:
@@ -103,7 +104,11 @@ def _property(name: str, value: Any) -> UnitProperty:
     if name not in _PROPERTIES:
         raise refusal(f"property {_shown(name)}")
     signature = _PROPERTIES[name]
-    return UnitProperty(name=name, signature=signature, value=_READERS[signature](value))
+    read = _READERS[signature](value)
+    if name == "MemoryMax" and read < LEAST_MEMORY:
+        # With less, a user's manager can be made to hang (systemd issue 40208).
+        raise refusal(f"a {name} of {read}")
+    return UnitProperty(name=name, signature=signature, value=read)
 
 
 def to_plain(properties: Collection[UnitProperty]) -> list[tuple[str, Any]]:

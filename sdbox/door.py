@@ -105,9 +105,13 @@ class Door:
         self._taken -= 1
         Door._taken_by_all -= 1
 
-    def slices(self) -> frozenset[str]:
-        """Return the slices that units may be started in: the box's, and those of boxes in it."""
-        inner = (unit for unit in self.known if unit.endswith(".slice") and self.is_there(unit))
+    def slices(self, uid: int) -> frozenset[str]:
+        """Return the slices that a user may start units in: the box's, and of his boxes in it."""
+        inner = (
+            unit
+            for unit, inside in self.known.items()
+            if unit.endswith(".slice") and uid in (0, inside.uid) and self.is_there(unit)
+        )
         return frozenset((self.slice, *inner))
 
     def is_there(self, unit: str) -> bool:

@@ -119,7 +119,7 @@ class Visitor:
     async def _start(self, document: Any, pidfd: int) -> None:
         """Start a scope with the process whose descriptor has come."""
         door = self._door
-        request = bounds.start(document, prefix=door.prefix, slices=door.slices())
+        request = bounds.start(document, prefix=door.prefix, slices=door.slices(self._uid))
         pid = door.pid_of(pidfd, self._uid)
         # It is seen through even if who has asked for it hangs up, with a descriptor of its own.
         starting = loop.running().create_task(door.start(request, self._uid, pid, os.dup(pidfd)))

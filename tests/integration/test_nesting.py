@@ -491,6 +491,45 @@ def test_what_a_payload_might_ask_for_instead(sdbox: Sdbox) -> None:
     assert victim.end().status == 0
 
 
+# Root has a box in the box; another user asks for a place in that, and for one of his own.
+TRESPASS = """
+import json, os, socket, subprocess, sys
+sys.path += {path!r}
+from sdbox.init import wire
+
+roots = subprocess.Popen({roots!r}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+assert roots.stdout.readline() == b"up\\n"
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+
+def asked(name, slice):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(30)
+        sock.connect({socket!r})
+        given = [f"sdbox-{job}.{{name}}.scope", [["Slice", slice]], None]
+        child = subprocess.Popen(["sleep", "1000"])
+        wire.send(sock, 1, "start", json.dumps(given), fds=(os.pidfd_open(child.pid),))
+        return json.loads(wire.receive(sock)[0][1]).get("error", "done")
+
+print(asked("x", {inner!r}), asked("y", {own!r}))
+"""
+
+
+def test_nobody_has_a_place_in_the_box_of_another_user(sdbox: Sdbox) -> None:
+    job = sdbox.new_id()
+    roots = inner(sdbox, "--id=b", "--nestable", "--", "sh", "-c", "echo up; cat")
+    trespass = TRESPASS.format(
+        path=[place for place in sys.path if place],
+        socket=SOCKET,
+        job=job,
+        roots=roots,
+        own=slice_of(job),
+        inner=slice_of(job).replace(".slice", "-b.slice"),
+    )
+    words = [f"--id={job}", "--nestable", *sdbox.options, "--", sys.executable, "-c", trespass]
+    done = sdbox.call("run", *words)
+    assert done.out.split() == ["ManagerRefused", "done"], done.err
+
+
 # As many connections as are to be had, each with as many requests that wait and descriptors.
 FLOOD = """
 import json, os, socket, sys

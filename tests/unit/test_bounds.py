@@ -244,6 +244,7 @@ def test_the_requests_that_are_changed_below_are_good() -> None:
                 ["MemoryMax", True],
                 ["MemoryMax", "1"],
                 ["MemoryMax", 1.5],
+                ["MemoryMax", 4096],
                 ["KillSignal", 0],
                 ["KillSignal", 65],
                 ["Description", "a\nb"],
