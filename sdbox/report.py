@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from sdbox import loop
 from sdbox.errors import SdboxError
-from sdbox.helper import launch_error
 from sdbox.init import wire
 
 if TYPE_CHECKING:
@@ -135,6 +134,8 @@ class Report:
         wire.close(fds)
 
     def _on_error(self, fields: list[bytes], fds: list[int]) -> None:
+        from sdbox.steps import launch_error
+
         step, path, number = fields[1:4]
         error = launch_error(step, path, number)
         wire.close(fds)

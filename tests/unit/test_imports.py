@@ -36,8 +36,8 @@ LAYERS = {
         "embedded.", "ending", "family", "gpus", "groups", "helper", "holders", "host", "inner",
         "inotify", "journal", "kmsg", "line", "locks", "loop", "manager", "memo", "memory", "nodes",
         "output", "pidfd", "plot", "projects", "register", "report", "roots", "seccomp", "series",
-        "smallloop", "sockets", "systemd", "topology", "usage", "usermanager", "userns", "users",
-        "verbs", "visitor", "watch",
+        "smallloop", "sockets", "steps", "systemd", "topology", "usage", "usermanager", "userns",
+        "users", "verbs", "visitor", "watch",
     ],
     "launcher": [
         "api", "detach", "dialler", "doctor", "execution", "job", "jobs", "launch", "launcher",
