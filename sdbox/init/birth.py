@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -84,24 +85,39 @@ def verified(path: str) -> tuple[int, int]:
 
 
 def make_directory(directive: str, parent: str, job: str, project: Project | None) -> str:
-    """Make a directory that only this user can enter, and in it one like /tmp. Return that."""
+    """Make a directory that only this user can enter, and in it one like /tmp. Return that.
+
+    The parent may be another user's, who can put anything in the place of what is made: so it is
+    done on descriptors, and who uses it looks at what is there (sdbox.init.secure, open_private).
+    """
+    name = f"sdbox-private-{job}-{os.urandom(8).hex()}"
+    path = os.path.join(parent, name)
     with step(directive, parent):
-        above = os.path.join(parent, f"sdbox-private-{job}-{os.urandom(8).hex()}")
-        os.mkdir(above, 0o700)
-        if project is not None:
-            _give(above, project)
-        path = os.path.join(above, "tmp")
-        os.mkdir(path)
-        os.chmod(path, 0o1777)  # noqa: S103 - as /tmp is
-        return path
+        os.mkdir(path, 0o700)
+        own = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _check_own(own, path)
+            if project is not None:
+                _give(own, path, project)
+            os.mkdir("tmp", dir_fd=own)
+            os.chmod("tmp", 0o1777, dir_fd=own)  # noqa: S103 - as /tmp is
+        finally:
+            os.close(own)
+        return os.path.join(path, "tmp")
 
 
-def _give(directory: str, project: Project) -> None:
+def _check_own(own: int, path: str) -> None:
+    status = os.fstat(own)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+
+def _give(own: int, path: str, project: Project) -> None:
     """Make a new directory a project's, or let there be none."""
     from sdbox.init import quota
 
     try:
-        quota.give_new(directory, project)
+        quota.give_new(f"/proc/self/fd/{own}/.", project)
     except StepError:
-        os.rmdir(directory)
+        os.rmdir(path)
         raise

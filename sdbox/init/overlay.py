@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import stat
 
-from sdbox.init import syscalls
+from sdbox.init import secure, syscalls
 
+STEP = "RootEphemeral"
 # As systemd bounds what it has in memory for PrivateTmp=disconnected.
 _TMPFS = {"mode": "0700", "size": "10%", "nr_inodes": "1m"}
 # As fstatvfs(3) has them and as a mount takes them: the numbers are the same.
@@ -21,7 +22,7 @@ def mount(root: int, directory: str | None) -> int:
 
     `directory` is an empty one for what is written; None stands for memory.
     """
-    layer = _in_memory(root) if directory is None else _opened(directory)
+    layer = _in_memory(root) if directory is None else secure.open_private(directory, STEP)
     status = os.fstat(root)
     os.mkdir("work", dir_fd=layer)
     os.mkdir("upper", dir_fd=layer)
@@ -49,10 +50,6 @@ def _in_memory(root: int) -> int:
     # An overlay takes only what is attached somewhere. There it is covered by the overlay.
     syscalls.move_mount(tmpfs, root, "/")
     return tmpfs
-
-
-def _opened(directory: str) -> int:
-    return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _path(directory: int, name: str = "") -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from sdbox.box import Box
 from sdbox.errors import LaunchFailed
-from sdbox.init import secure
+from sdbox.init import birth, secure
 from sdbox.init.steps import StepError
 from sdbox.launch import begin
 from sdbox.launcher import Launcher
@@ -347,6 +347,43 @@ def test_a_root_with_a_layer_is_written_to_and_unchanged(
     assert list(layers.iterdir()) == []
     again = sdbox.sh("cat /name", *options)
     assert again.out == "good\n"
+
+
+@pytest.mark.parametrize("last", ["sdbox-private-", "tmp"])
+def test_a_layer_in_another_users_directory_is_what_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """He can put something else in its place, as it is made and afterwards."""
+    theirs, target = tmp_path / "theirs", tmp_path / "target"
+    theirs.mkdir()
+    target.mkdir(mode=0o700)
+    os.chown(theirs, 65534, 65534)
+    mkdir = os.mkdir
+
+    def slow_mkdir(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(path, mode, dir_fd=dir_fd)
+        if os.path.basename(path).startswith(last):
+            (made,) = tmp_path.glob("sdbox-private-*")
+            made.rename(tmp_path / "gone")
+            theirs.rename(made)
+            (made / "tmp").symlink_to(target)
+
+    with monkeypatch.context() as patched, contextlib.suppress(StepError):
+        patched.setattr("os.mkdir", slow_mkdir)
+        birth.make_directory("RootEphemeral", str(tmp_path), "job", None)
+    assert (target.stat().st_mode & 0o7777, list(target.iterdir())) == (0o700, [])
+    (made,) = tmp_path.glob("sdbox-private-*/tmp")
+    with pytest.raises(StepError):
+        secure.open_private(str(made), "RootEphemeral")
+
+
+def test_a_private_directory_is_not_found_by_way_of_a_link(tmp_path: Path) -> None:
+    made = Path(birth.make_directory("RootEphemeral", str(tmp_path), "job", None))
+    os.close(secure.open_private(str(made), "RootEphemeral"))
+    made.parent.rename(tmp_path / "moved")
+    made.parent.symlink_to(tmp_path / "moved")
+    with pytest.raises(StepError):
+        secure.open_private(str(made), "RootEphemeral")
 
 
 def test_a_layer_goes_with_a_killed_supervisor(sdbox: Sdbox, roots: Path, layers: Path) -> None:
