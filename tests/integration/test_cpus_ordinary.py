@@ -170,6 +170,40 @@ def test_who_keeps_it(users: Users) -> None:
     assert ("kept by affinity" in done.err) == (by == "affinity")
 
 
+@pytest.fixture
+def delegated() -> Iterator[None]:
+    """Have that user's manager be given all controllers, in the way that the hints tell root."""
+    place = Path(f"/run/systemd/system/user@{NOBODY}.service.d")
+    place.mkdir()
+    try:
+        (place / "delegate.conf").write_text("[Service]\nDelegate=cpu cpuset io memory pids\n")
+        subprocess.run(["systemctl", "daemon-reload"], check=True, timeout=SECONDS)
+        yield
+    finally:
+        shutil.rmtree(place)
+        subprocess.run(["systemctl", "daemon-reload"], check=True, timeout=SECONDS)
+
+
+@pytest.mark.needs_controller("cpuset")
+@pytest.mark.parametrize("unit_type", ["scope", "service"])
+@pytest.mark.usefixtures("delegated")
+def test_a_job_cant_get_off_its_cpu(
+    command: tuple[str, ...], directory: Path, unit_type: str
+) -> None:
+    """Where root lets the user's systemd have the controller."""
+    with user_manager():
+        users = Users(command, ENDPOINT, directory, unit_type)
+        words = [*ASK_FOR_ONE, "--", "sh", "-c", f"taskset -pc 0-1 $$ >/dev/null; {SHOW}"]
+        first, one = users.one()
+        done = users.run(*words, report=True, **users.popen)
+        assert {int(done.out), one} == set(TWO)
+        assert done.account["enforcement"]["AssignedCPUs"] == "kernel"
+        assert done.err == ""
+        first.send(b"\n")
+        assert first.end().status == 0
+        users.close()
+
+
 def test_the_cpu_of_a_killed_supervisor_is_free(users: Users) -> None:
     first, one = users.one()
     _, two = users.one()
