@@ -56,6 +56,7 @@ _HINTS = {
         " it mounted anew, for PrivatePIDs and PrivateNetwork"
     ),
     ("Nestable", errno.ENOENT): "An ordinary user needs his /run/user, as user@.service makes it",
+    ("Nestable", errno.ETIMEDOUT): "Somebody keeps it locked: `fuser -v` of it tells who",
     ("exec", errno.EACCES): "It must be a file that the box's user may execute",
     ("exec", errno.ENOEXEC): "A script needs a first line that names its interpreter, as #!/bin/sh",
     ("WorkingDirectory", errno.ENOENT): "Name a directory that is there in the box with --chdir",

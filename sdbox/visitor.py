@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 # What one of ours has under way at once is less.
 _MOST_REQUESTS = 60
-# Of a list, what is sure to go in one message.
+# Of a list, what is sure to go in one message, where a character may take six.
 _MOST_LISTED = 10
+_LONGEST_DESCRIPTION = 120
 _LONGEST_SECONDS = 1_000_000.0
 _READABLE = frozenset((("Unit", "ActiveState"), ("Scope", "Result"), ("Scope", "TimeoutStopUSec")))
 
@@ -192,7 +193,7 @@ class Visitor:
         units = await self._door.manager.list_units(f"sdbox-{self._door.prefix}*.scope")
         known = sorted((u for u in units if u.name in self._door.known), key=lambda u: u.name)
         return [
-            [u.name, u.description, u.load_state, u.active_state, u.sub_state]
+            [u.name, _shortened(u.description), u.load_state, u.active_state, u.sub_state]
             for u in known[first : first + _MOST_LISTED]
         ]
 
@@ -223,6 +224,10 @@ async def _held(places: loop.Semaphore) -> AsyncIterator[None]:
         yield
     finally:
         places.release()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_DESCRIPTION else text[: _LONGEST_DESCRIPTION - 1] + "…"
 
 
 def _seconds(value: Any) -> float | None:

@@ -247,6 +247,18 @@ def test_verbs_work_inside_for_what_is_inside(sdbox: Sdbox) -> None:
     assert done.out.split() == ["frozen", "1", "[]"], done.err
 
 
+def test_long_descriptions_do_not_keep_jobs_from_being_listed(sdbox: Sdbox) -> None:
+    me = " ".join(map(quoted, sdbox.command))
+    start = f"{me} run --description={'é' * 1000} -- sh -c 'echo up; exec sleep 1000' >$up &"
+    script = f"""
+        up={sdbox.directory}/up; mkfifo $up; exec 3<>$up
+        {start} {start} {start} read -r line <&3; read -r line <&3; read -r line <&3
+        {me} list --json; {me} kill '*.*'; wait
+    """
+    done = sdbox.sh(script, "--nestable")
+    assert len(json.loads(done.out)) == 3, done.err
+
+
 def test_inside_of_the_strict_box(sdbox: Sdbox) -> None:
     """Whose jobs have no right to make namespaces: a box without them is to be had."""
     seen = [f"--bind-ro={place}" for place in (CHECKOUT, sys.prefix)]
