@@ -102,7 +102,19 @@ def kept(directives: Mapping[str, Any], cover: str, *, ordinary: bool) -> tuple[
     nodes = tuple(name for name, _, _ in _NODES if name != "ptmx")
     # Queues are those of the machine, whatever IPC namespace looks at them.
     queues = () if directives.get("PrivateIPC") else ("mqueue",)
-    return ("shm", "hugepages", *queues, *(nodes if ordinary else ("pts",)))
+    terminals = () if own_terminals(directives, ordinary=ordinary) else ("pts",)
+    return ("shm", "hugepages", *queues, *(nodes if ordinary else ()), *terminals)
+
+
+def own_terminals(directives: Mapping[str, Any], *, ordinary: bool) -> bool:
+    """Whether a private /dev has pseudo-terminals of its own, and not all of the machine's.
+
+    Who can open those of his user reads what is typed there. A box that is not to see others'
+    processes is not to see their terminals, and an ordinary user may open no other /dev/ptmx.
+    """
+    return bool(directives.get("PrivateDevices")) and (
+        ordinary or bool(directives.get("PrivatePIDs"))
+    )
 
 
 def covers(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[str]:

@@ -191,8 +191,7 @@ def _covers(
         yield "Cover", path, {"mode": "0700" if path == "/root" else "0755", **devices}
         for name in protection.kept(directives, path, ordinary=ordinary):
             yield _tree(f"{path}/{name}", ignore_missing=True)
-        if path == "/dev" and ordinary:
-            # Whose /dev/ptmx may be opened.
+        if path == "/dev" and protection.own_terminals(directives, ordinary=ordinary):
             options = {"ptmxmode": "0666", "mode": "0620"}
             yield "MountAPIVFS", "/dev/pts", {"kind": "devpts", "options": options}
 

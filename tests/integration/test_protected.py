@@ -404,6 +404,24 @@ print(c.chroot(b"/mnt") == 0)
 """
 
 
+def test_a_strict_box_keeps_root_from_the_terminals_of_others(sdbox: Sdbox) -> None:
+    master, slave = os.openpty()
+    try:
+        script = f"(echo typed >{os.ttyname(slave)}) 2>/dev/null; echo $?"
+        assert sdbox.sh(script).out.split() == ["0"]
+        assert os.read(master, 100).split() == [b"typed"]
+        for user in ((), ("--user=nobody",)):
+            assert sdbox.sh(script, "--box=strict", *user).out.split() != ["0"]
+        # It can have its own.
+        program = (
+            "import os, pty; pid, fd = pty.fork(); pid or os._exit(7); print(os.waitpid(pid, 0)[1])"
+        )
+        assert sdbox.run("--box=strict", "--", *PYTHON, program).out.split() == [str(7 << 8)]
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
 def test_a_strict_box_lets_nothing_be_mounted(sdbox: Sdbox) -> None:
     # In a mount namespace of its own, as --private-tmp has it.
     without = sdbox.run("--private-tmp", "--", *PYTHON, MOUNTING)
