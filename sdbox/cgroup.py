@@ -13,6 +13,7 @@ import time
 from errno import ENODEV, ENOENT, EOPNOTSUPP
 
 from sdbox.errors import SdboxError, TimedOut
+from sdbox.init.cleanup import RECHECK_SECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 # What the kernel says of a cgroup that was removed: on opening one of its files, and on reading
 # one that is open. An optional file, or that of a controller that is not there, is ENOENT too.
 _ABSENT = (ENOENT, ENODEV)
-
-# The kernel notifies of a change in cgroup.events at most every 10 ms
-# (CGROUP_FILE_NOTIFY_MIN_INTV) and drops what is due when the cgroup is removed before that:
-# tried, such a waiter is never woken. So it looks by itself, too.
-_RECHECK_SECONDS = 0.1
 
 
 class CgroupError(SdboxError):
@@ -239,7 +235,7 @@ class Cgroup:
         left = end - time.monotonic()
         if left <= 0:
             raise TimedOut(f"cgroup {self.name}: not {what} after {timeout:g} s")
-        return min(left, _RECHECK_SECONDS)
+        return min(left, RECHECK_SECONDS)
 
     def _tree(self) -> Iterator[str]:
         """This directory and all below, as paths relative to it."""

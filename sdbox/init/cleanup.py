@@ -14,6 +14,11 @@ from collections.abc import Iterable
 
 _RM = "/bin/rm"
 
+# The kernel tells of a change in cgroup.events at most every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV),
+# and not at all of what is due when the cgroup is removed before that: such a waiter is never woken
+# (tried). So whoever waits for one looks by himself, too.
+RECHECK_SECONDS = 0.1
+
 
 def kill(cgroup: int) -> None:
     """Have the kernel kill all processes of the cgroup and those below it, at once."""
@@ -81,7 +86,7 @@ def wait_empty(cgroup: int, deadline: float) -> bool:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return False
-            poll.poll(remaining * 1000)
+            poll.poll(min(remaining, RECHECK_SECONDS) * 1000)
     except OSError:
         # ENODEV: removed while it was read, which systemd does only when it is empty.
         pass
