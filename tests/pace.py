@@ -6,6 +6,8 @@ import os
 
 # Whoever runs the tests on an emulated processor says how much slower than a real one it is.
 SLOWNESS = float(os.environ.get("SDBOX_TEST_SLOWNESS", "1"))
+# And where all is done a second time, on another system, how much of what is repeated suffices.
+_REPETITIONS = float(os.environ.get("SDBOX_TEST_REPETITIONS", "1"))
 
 
 def seconds(usual: float) -> float:
@@ -15,4 +17,4 @@ def seconds(usual: float) -> float:
 
 def times(usual: int, least: int = 1) -> int:
     """Return how often to do what is done so many times on a usual machine."""
-    return max(least, round(usual / SLOWNESS))
+    return max(least, round(usual * _REPETITIONS / SLOWNESS))

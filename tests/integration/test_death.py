@@ -39,6 +39,7 @@ FILL_TMP = "touch /tmp/x /var/tmp/x; "
 BOX = ("--private-tmp", "--pid-namespace")
 AT_ONCE = 5
 TIMES = times(50, least=AT_ONCE)
+MOMENTS = times(24, least=8)
 
 
 @pytest.fixture(params=["scope", "service"])
@@ -153,10 +154,10 @@ async def test_a_killed_supervisor_of_a_forker(sdbox: Sdbox, job_manager: Manage
 def test_killed_at_any_moment(sdbox: Sdbox, options: tuple[str, ...]) -> None:
     """While it starts, launches, runs and ends. The check is the one after each test."""
     before = mounts()
-    for moment in range(24):
+    for moment in range(MOMENTS):
         job = sdbox.start(*options, "--", "true")
         try:
-            job.process.wait(timeout=0.02 + moment * 0.012)
+            job.process.wait(timeout=0.02 + moment * 0.3 / MOMENTS)
         except subprocess.TimeoutExpired:
             job.process.kill()
         job.end()

@@ -51,8 +51,12 @@ def _build(_: argparse.Namespace) -> int:
 
 
 def _suite(options: argparse.Namespace) -> int:
-    words = options.arguments or tier.TIERS[options.tier].tests
-    return _boot(options, lambda place, slowness: order.suite(place, slowness, words))
+    chosen = tier.TIERS[options.tier]
+    words = options.arguments or chosen.tests
+    return _boot(
+        options,
+        lambda place, slowness: order.suite(place, slowness, chosen.repetitions, words),
+    )
 
 
 def _exec(options: argparse.Namespace) -> int:

@@ -25,11 +25,11 @@ _SUITE = ("sh", "checkout/tests/vm/guest/suite")
 _SHELL = "exec env TERM={} setsid --ctty --wait bash -l <>/dev/ttyS0 >&0 2>&1"
 
 
-def suite(place: Path, slowness: float, arguments: Sequence[str]) -> None:
-    """Order the tests that pytest's arguments name; `tests/pace.py` has the slowness."""
-    pace = f"SDBOX_TEST_SLOWNESS={slowness:g}"
+def suite(place: Path, slowness: float, repetitions: float, arguments: Sequence[str]) -> None:
+    """Order the tests that pytest's arguments name; `tests/pace.py` has the two numbers."""
+    pace = (f"SDBOX_TEST_SLOWNESS={slowness:g}", f"SDBOX_TEST_REPETITIONS={repetitions:g}")
     timeout = f"--override-ini=timeout={_TEST_SECONDS * slowness:g}"
-    script = shlex.join(["env", pace, *_SUITE, timeout, *arguments])
+    script = shlex.join(["env", *pace, *_SUITE, timeout, *arguments])
     with tempfile.TemporaryDirectory() as directory:
         wheel = _wheel(Path(directory))
         _write(place, script, {wheel.name: wheel, **_checkout()})

@@ -27,7 +27,10 @@ _UNPACK_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """What is tested (paths and options of pytest's), where, and how long it may take."""
+    """What is tested (paths and options of pytest's), where, and how long it may take.
+
+    `repetitions` is the part of what is repeated that is repeated there.
+    """
 
     about: str
     release: str
@@ -35,6 +38,7 @@ class Tier:
     seconds: float
     virtual: bool = True
     processors: int = 2
+    repetitions: float = 1
 
 
 TIERS = {
@@ -44,6 +48,7 @@ TIERS = {
         tests=("tests/integration",),
         seconds=900,
         virtual=False,
+        repetitions=0.25,
     ),
     "limits": Tier(
         about="QEMU: systemd 257 and every controller, the tests of what the kernel keeps",
