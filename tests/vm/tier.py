@@ -41,6 +41,8 @@ class Tier:
     repetitions: float = 1
 
 
+_QUOTAS = "tests/vm/limits/test_project_quota.py"
+
 TIERS = {
     "lab": Tier(
         about="namespaces, at native speed: systemd 257 on this kernel, with what it has",
@@ -53,14 +55,17 @@ TIERS = {
     "limits": Tier(
         about="QEMU: systemd 257 and every controller, the tests of what the kernel keeps",
         release="trixie",
-        # Project quotas take the most time, and each of the two tiers has its file system for them.
-        tests=("tests/vm/limits", "-k=not xfs"),
+        tests=("tests/vm/limits", f"--ignore={_QUOTAS}"),
         seconds=2400,
     ),
     "limits-252": Tier(
         about="QEMU: the same with Debian 12's kernel and systemd 252",
         release="bookworm",
-        tests=("tests/vm/limits", "-k=not ext4"),
+        # Beside the other, so they share what takes long and does not depend on systemd.
+        tests=(
+            *(f"tests/vm/limits/test_{what}.py" for what in ("kernel_limits", "machine")),
+            _QUOTAS,
+        ),
         seconds=2400,
     ),
     "cpus": Tier(
