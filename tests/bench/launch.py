@@ -246,7 +246,7 @@ def main() -> None:
     """Measure everything, and print it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=25, help="of each whole command")
-    parser.add_argument("--rounds", type=int, default=3, help="of each rate")
+    parser.add_argument("--rounds", type=int, default=9, help="of each rate")
     parser.add_argument("--sdbox", default=str(Path(sys.executable).with_name("sdbox")))
     options = parser.parse_args()
     sdbox = str(Path(_program(options.sdbox)).resolve())
