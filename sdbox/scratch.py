@@ -73,7 +73,7 @@ def check(directives: Mapping[str, Any]) -> None:
         raise InvalidDirective(
             "PrivateTmpSize: PrivateTmp is no", hint="Leave out one of them, or say yes"
         )
-    if "DiskMax" in directives and not (_on_disk(directives) or _in_memory(directives)):
+    if "DiskMax" in directives and not (on_disk(directives) or _in_memory(directives)):
         raise InvalidDirective(
             "DiskMax: the box has no directory that could be counted",
             hint="Add --scratch or --private-tmp",
@@ -95,18 +95,13 @@ def _in_memory(directives: Mapping[str, Any]) -> bool:
     return "PrivateTmpSize" in directives or directives.get("PrivateTmp") == "disconnected"
 
 
-def _on_disk(directives: Mapping[str, Any]) -> bool:
-    """Whether anything that DiskMax= is about is on disk."""
-    return bool(on_disk(directives))
-
-
 def keeper(directives: Mapping[str, Any], *, quota: bool = False) -> dict[str, Enforcement]:
     """Return who keeps DiskMax=, where that is not a watch alone.
 
     `quota`: all of it has one, and the job's processes are bound by that.
     """
     limit = directives.get("DiskMax", 0)
-    if (limit and not _on_disk(directives)) or limit == INFINITY:
+    if (limit and not on_disk(directives)) or limit == INFINITY:
         return {"DiskMax": "kernel"}
     return {"DiskMax": "quota"} if limit and quota else {}
 
@@ -177,7 +172,7 @@ def _tmp_size(directives: Mapping[str, Any]) -> int | None:
         return None
     sizes = [directives["PrivateTmpSize"]] if "PrivateTmpSize" in directives else []
     limit = directives.get("DiskMax", INFINITY)
-    if limit != INFINITY and not _on_disk(directives):
+    if limit != INFINITY and not on_disk(directives):
         sizes.append(limit)
     return min(sizes, default=None)
 

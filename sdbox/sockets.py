@@ -17,8 +17,8 @@ _SIGNS = {
 def managers(*, all_of_them: bool) -> tuple[str, ...]:
     """Return those of sdbox.protection's MANAGERS and ENGINES that there are, and not hidden.
 
-    With `all_of_them`, OF_ROOT as well.
-    They are from who is in a box himself, and may not be able to hide anything again.
+    They are hidden from who is in a box himself, and may not be able to hide anything again. With
+    `all_of_them`, OF_ROOT as well.
     """
     found = [path for path in MANAGERS if any(map(os.path.lexists, _SIGNS[path]))]
     if "/run/user" not in found and _has_entries("/run/user"):

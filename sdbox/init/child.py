@@ -21,7 +21,7 @@ class Child:
 
     __slots__ = (
         *("cgroup", "directories", "door", "finishing", "held", "orphans", "pid", "pidfd"),
-        "project",
+        *("project",),
     )
 
     def __init__(

@@ -52,11 +52,11 @@ def reserve(path: str) -> int:
             fd = _opened(path)
             if fd is not None and _is_locked(fd, path):
                 return fd
-            if time.monotonic() > deadline:
-                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
             if fd is not None:
                 os.close(fd)
-                time.sleep(_LOCK_RETRY_SECONDS)
+            if time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
+            time.sleep(_LOCK_RETRY_SECONDS)
 
 
 def _opened(path: str) -> int | None:

@@ -50,8 +50,10 @@ def test_who_waits_for_a_lock_does_not_for_ever(
     os.mkdir(tmp_path / "door")
     fd = os.open(tmp_path / "door", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(StepError, match="110"):
         nest.reserve(str(tmp_path / "door"))
+    assert os.listdir("/proc/self/fd") == before, "a helper has one less for each box refused"
     os.close(fd)
 
 
