@@ -21,7 +21,7 @@ MEGABYTE = 1 << 20
 HOG = "b = bytearray(300 << 20); print('has it all')"
 
 
-@pytest.fixture(params=["system", "embedded"])
+@pytest.fixture(scope="module", params=["system", "embedded"])
 def manager(request: pytest.FixtureRequest) -> Iterator[str]:
     """The option for the machine's systemd, and for one of sdbox's own below it."""
     yield f"--manager={request.param}"
@@ -37,8 +37,17 @@ def gone(sdbox: Sdbox, job: str) -> bool:
     return not list(Path("/sys/fs/cgroup").rglob(f"*{job.replace('-', '*')}*.slice"))
 
 
-@pytest.mark.parametrize("unit_type", ["scope", "service"])
-@pytest.mark.parametrize("pids", [[], ["--pid-namespace"]])
+# Every pair of the three, in half of the cases.
+@pytest.mark.parametrize(
+    ("manager", "unit_type", "pids"),
+    [
+        ("system", "scope", ["--pid-namespace"]),
+        ("system", "service", []),
+        ("embedded", "scope", []),
+        ("embedded", "service", ["--pid-namespace"]),
+    ],
+    indirect=["manager"],
+)
 def test_three_deep_the_outer_limit_counts(sdbox: Sdbox, manager: str, pids: list[str]) -> None:
     report = sdbox.directory / "inner.json"
     hog = inner(sdbox, "--id=c", "--memory=1G", *pids, "--", sys.executable, "-ISc", HOG)

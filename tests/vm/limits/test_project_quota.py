@@ -44,20 +44,29 @@ WRITE_ALL = 'exec head -c 40M /dev/zero > "$0"'
 AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
 
 
-@pytest.fixture(params=["scope", "service"])
-def unit_type(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def disk(kind: str) -> Iterator[Path]:
+    """A file system with project quotas."""
+    with mounted(*KINDS[kind], options="loop,prjquota") as place:
+        yield place
+
+
+# What the helper does is the same for both, and each launch takes seconds on an emulated machine.
+UNIT_TYPES = {"ext4": "scope", "xfs": "service"}
+
+
+@pytest.fixture
+def unit_type(kind: str) -> str:
+    return UNIT_TYPES[kind]
 
 
 # For what is the supervisor's alone.
 one_unit_type = pytest.mark.parametrize("unit_type", ["scope"])
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system with project quotas."""
-    with mounted(*KINDS[request.param], options="loop,prjquota") as place:
-        yield place
 
 
 class mounted:  # noqa: N801 - reads as a statement
