@@ -55,24 +55,26 @@ def _suite(options: argparse.Namespace) -> int:
     words = options.arguments or chosen.tests
     return _boot(
         options,
-        lambda place, slowness: order.suite(place, slowness, chosen.repetitions, words),
+        lambda place, image, slowness: order.suite(
+            place, image, slowness, chosen.repetitions, words
+        ),
     )
 
 
 def _exec(options: argparse.Namespace) -> int:
-    return _boot(options, lambda place, _: order.command(place, options.arguments))
+    return _boot(options, lambda place, *_: order.command(place, options.arguments))
 
 
 def _shell(options: argparse.Namespace) -> int:
     if not sys.stdin.isatty():
         raise TierFailed("A shell needs a terminal", hint="Use `tests/vm/run exec`")
     options.seconds = options.seconds or _A_DAY
-    return _boot(options, lambda place, _: order.shell(place), interactive=True)
+    return _boot(options, lambda place, *_: order.shell(place), interactive=True)
 
 
 def _boot(
     options: argparse.Namespace,
-    write: Callable[[Path, float], None],
+    write: Callable[[Path, image.Image, float], None],
     *,
     interactive: bool = False,
 ) -> int:

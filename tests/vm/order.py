@@ -1,4 +1,4 @@
-"""What a machine is booted for: a tar with the checkout, sdbox's wheel, and a script."""
+"""What a machine is booted for: a tar with the checkout, sdbox as installed, and a script."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .commands import WITH_US, run
-from .errors import TierFailed
 from .image import CHECKOUT, tools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .image import Image
 
 _SECONDS = 120.0
 # As pyproject.toml has it.
@@ -25,14 +26,20 @@ _SUITE = ("sh", "checkout/tests/vm/guest/suite")
 _SHELL = "exec env TERM={} setsid --ctty --wait bash -l <>/dev/ttyS0 >&0 2>&1"
 
 
-def suite(place: Path, slowness: float, repetitions: float, arguments: Sequence[str]) -> None:
+def suite(
+    place: Path, image: Image, slowness: float, repetitions: float, arguments: Sequence[str]
+) -> None:
     """Order the tests that pytest's arguments name; `tests/pace.py` has the two numbers."""
     pace = (f"SDBOX_TEST_SLOWNESS={slowness:g}", f"SDBOX_TEST_REPETITIONS={repetitions:g}")
     timeout = f"--override-ini=timeout={_TEST_SECONDS * slowness:g}"
     script = shlex.join(["env", *pace, *_SUITE, timeout, *arguments])
     with tempfile.TemporaryDirectory() as directory:
-        wheel = _wheel(Path(directory))
-        _write(place, script, {wheel.name: wheel, **_checkout()})
+        installed = Path(directory, "installed.tar")
+        wheels = Path(directory, "wheels")
+        wheels.mkdir()
+        _build_wheel(wheels)
+        image.install(wheels, installed)
+        _write(place, script, {installed.name: installed, **_checkout()})
 
 
 def command(place: Path, words: Sequence[str]) -> None:
@@ -54,14 +61,9 @@ def _checkout() -> dict[str, Path]:
     return {f"checkout/{name}": CHECKOUT / name for name in names}
 
 
-def _wheel(directory: Path) -> Path:
+def _build_wheel(directory: Path) -> None:
     build = ("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
-    python = tools()
-    run([*WITH_US, python, "-m", *build, f"--wheel-dir={directory}", CHECKOUT], seconds=_SECONDS)
-    wheels = list(directory.iterdir())
-    if len(wheels) != 1:
-        raise TierFailed(f"The checkout has become {len(wheels)} wheels")
-    return wheels[0]
+    run([*WITH_US, tools(), "-m", *build, f"--wheel-dir={directory}", CHECKOUT], seconds=_SECONDS)
 
 
 def _write(place: Path, script: str, files: dict[str, Path]) -> None:

@@ -105,7 +105,7 @@ class Hardware:
 
 def carry_out(
     name: str,
-    write_order: Callable[[Path, float], None],
+    write_order: Callable[[Path, image.Image, float], None],
     output: Path,
     *,
     hardware: Hardware,
@@ -114,16 +114,19 @@ def carry_out(
 ) -> int:
     """Boot the tier for one order; return its exit status. Its results go to `output`.
 
-    `write_order` gets a path, and how many times slower than this machine that one is.
+    `write_order` gets a path, what is booted, and how many times slower than this machine it is.
     """
     tier = TIERS[name]
     output.mkdir(parents=True, exist_ok=True)
     for stale in RESULTS:
         (output / stale).unlink(missing_ok=True)
-    machine = _vm(tier, hardware) if tier.virtual else _lab(tier.release)
+    if tier.virtual:
+        debian.install(*qemu.PACKAGES)
+    built = image.build(tier.release)
+    machine = _vm(built, tier, hardware) if tier.virtual else Lab(layers=(built.layer, built.root))
     with tempfile.TemporaryDirectory() as directory:
         place, results = Path(directory, "order"), Path(directory, "results")
-        write_order(place, machine.slowness)
+        write_order(place, built, machine.slowness)
         results.touch()
         os.truncate(results, _RESULTS_BYTES)
         terminal = Terminal(output / "console.log", interactive=interactive)
@@ -135,14 +138,7 @@ def carry_out(
     return _status(output)
 
 
-def _lab(release: str) -> Lab:
-    built = image.build(release)
-    return Lab(layers=(built.layer, built.root))
-
-
-def _vm(tier: Tier, hardware: Hardware) -> qemu.Machine:
-    debian.install(*qemu.PACKAGES)
-    built = image.build(tier.release)
+def _vm(built: image.Image, tier: Tier, hardware: Hardware) -> qemu.Machine:
     machine = qemu.Machine(
         kernel=built.kernel,
         initrd=built.initrd,
