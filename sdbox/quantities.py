@@ -41,11 +41,15 @@ def count(text: str) -> int:
     digits = text.strip(WHITESPACE)
     if not digits or digits.strip(_DIGITS):
         raise Refused
-    if digits[0] == "0" and digits != "0":
-        raise Refused("begins with a 0", "Leave the 0 out: systemd would take it for octal")
+    _check_decimal(digits)
     if len(digits) > 20 or int(digits) >= INFINITY:
         raise _too_large()
     return int(digits)
+
+
+def _check_decimal(digits: str) -> None:
+    if digits[0] == "0" and digits != "0":
+        raise Refused("begins with a 0", "Leave the 0 out: systemd would take it for octal")
 
 
 def _too_large() -> Refused:
@@ -81,8 +85,9 @@ def percent(text: str) -> Percent:
         raise Refused
     if (whole + decimals).strip(_DIGITS) or len(decimals) > 2:
         raise Refused
+    _check_decimal(whole)
     # The limit is systemd's: it keeps hundredths of a percent in an int.
-    if len(whole.lstrip("0")) > 8 or int(whole + decimals.ljust(2, "0")) >= 2**31:
+    if len(whole) > 8 or int(whole + decimals.ljust(2, "0")) >= 2**31:
         raise Refused("is too large", "Give at most 20000000%")
     permyriad = int(whole + decimals.ljust(2, "0"))
     return Percent(permyriad=positive(permyriad))

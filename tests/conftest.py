@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from sdbox import embedded
 from sdbox.cgroup import controllers
@@ -44,6 +45,13 @@ MARK = "SDBOX_TEST_JOB"
 SESSION = f"test{os.getpid()}"
 
 _FROM_CHECKOUT = "import sys; sys.path.insert(0, {!r}); from sdbox.cli import entry; entry()"
+
+
+# A loaded machine is slow, and that is no failure. The same values each time: what is run for a
+# change tells of that change. New ones are tried by `--hypothesis-profile=explore`.
+settings.register_profile("sdbox", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("sdbox")
 
 
 def pytest_configure(config: pytest.Config) -> None:

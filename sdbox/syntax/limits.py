@@ -49,7 +49,7 @@ QUOTA = Syntax(
     noun="a percentage",
     hint="Give a share of one CPU such as 50%, or 200% for two",
     parse=quantities.percent,
-    schema={"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]{1,2})?%\s*$"},
+    schema={"type": "string", "pattern": r"^\s*(0|[1-9][0-9]*)(\.[0-9]{1,2})?%\s*$"},
 )
 
 WEIGHT = Syntax(

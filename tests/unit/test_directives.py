@@ -580,6 +580,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("TasksMax", "0", "Give more than 0"),
     ("TasksMax", "5K", "is not a number of tasks"),
     ("TasksMax", "010", "would take it for octal"),
+    ("MemoryHigh", "08%", "would take it for octal"),
+    ("CPUQuota", "010.5%", "would take it for octal"),
     ("CPUAffinity", "0-07", "would take it for octal"),
     ("CPUQuota", "0%", "Give more than 0"),
     ("CPUQuota", 200, "such as 50%"),
