@@ -40,7 +40,8 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
     It appears whole or not at all, and one caller builds while the others wait for it.
     """
     place = directory() / "images" / name
-    with _locked(place.parent):
+    with alone("images"):
+        place.parent.mkdir(exist_ok=True)
         _prune(place.parent)
         if not place.exists():
             unfinished = place.with_name(_BUILDING + name)
@@ -51,9 +52,10 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def _locked(parent: Path) -> Iterator[None]:
-    parent.mkdir(parents=True, exist_ok=True)
-    with parent.with_suffix(".lock").open("w") as lock:
+def alone(name: str) -> Iterator[None]:
+    """Wait until nobody else does what goes by that name."""
+    directory().mkdir(parents=True, exist_ok=True)
+    with (directory() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

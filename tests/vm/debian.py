@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from . import cache
 from .commands import run
 from .errors import TierFailed
 
@@ -18,9 +19,14 @@ _TARGETS = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
 
 def install(*packages: str) -> None:
     """Make sure that these packages are installed."""
-    missing = [package for package in packages if not _installed(package)]
-    if not missing:
-        return
+    # apt does not wait for another that updates its lists.
+    with cache.alone("apt"):
+        missing = [package for package in packages if not _installed(package)]
+        if missing:
+            _install(missing)
+
+
+def _install(missing: list[str]) -> None:
     if os.geteuid() != 0:
         raise TierFailed("Packages are missing", hint=f"apt-get install {' '.join(missing)}")
     _update()
@@ -36,7 +42,8 @@ def sources(suite: str) -> list[str]:
     """
     found = _sources(suite)
     if not found:
-        _update()
+        with cache.alone("apt"):
+            _update()
         found = _sources(suite)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from typing import TYPE_CHECKING
@@ -35,6 +36,15 @@ def test_made_once() -> None:
     place = cache.entry("root-1", make)
     assert (place.name, place.read_text()) == ("root-1", "made")
     assert cache.entry("root-1", break_down) == place
+
+
+def test_one_at_a_time(kept: Path) -> None:
+    with cache.alone("images"), cache.alone("apt"):
+        for name in ("images", "apt"):
+            with (kept.parent / f"{name}.lock").open("w") as lock, pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (kept.parent / "apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_what_was_not_finished_is_not_there_and_is_cleared(kept: Path) -> None:
