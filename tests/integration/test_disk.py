@@ -216,7 +216,7 @@ def hog(sdbox: Sdbox, place: str, *options: str) -> None:
     assert found is not None, account["message"]
     assert 16 <= int(found[1]) <= 41
     assert account["enforcement"]["DiskMax"] == "watch"
-    assert done.err.splitlines()[-1] == f"sdbox: {account['message']}"
+    assert done.err.endswith(f"sdbox: {account['message']}\n")
 
 
 @pytest.mark.parametrize("place", ["/tmp/hog", "/var/tmp/hog"])
