@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,8 @@ settings.load_profile("sdbox")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it runs in the background ignore it, and so all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     markers = (
         "needs_controller(name): units must have this resource controller",
         "needs_no_controller(name): units must lack it, so that sdbox is on its own",

@@ -466,10 +466,13 @@ def _interrupt(job_id: str) -> str:
     checkout = str(Path(__file__).parent.parent.parent)
     command = [sys.executable, "-c", INTERRUPTED, checkout, job_id]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        process.send_signal(signal.SIGINT)
-        return process.communicate(timeout=SECONDS)[0]
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            process.send_signal(signal.SIGINT)
+            return process.communicate(timeout=SECONDS)[0]
+        finally:
+            process.kill()
 
 
 async def test_a_slice(new_id: Callable[[], str], job_manager: Manager) -> None:

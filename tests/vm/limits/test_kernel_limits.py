@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox import embedded
+from tests.pace import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1 << 20
 HOG = "b = bytearray(300 << 20); print('has it all')"
-# Told to, burns a CPU for so many seconds of the clock, and says how much CPU time it got.
+# Takes all the CPU time that it can get, for so long, from the moment on that it is told.
 BURNER = """
 import sys, time
 print("up", flush=True)
-sys.stdin.readline()
-before, end = time.process_time(), time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end:
-    pass
-print(time.process_time() - before)
+start = float(sys.stdin.readline())
+def used_at(moment):
+    while time.monotonic() < moment:
+        pass
+    return time.process_time()
+before = used_at(start)
+print(used_at(start + float(sys.argv[1])) - before)
 """
 # Grows by a megabyte at a time until that takes far longer than it should, or it has so many.
 GROWER = """
@@ -180,7 +183,7 @@ except BlockingIOError:
 
 
 def test_a_quota_of_half_a_cpu(sdbox: Sdbox) -> None:
-    done = sdbox.run("--cpu-quota=50%", "--", *python, BURNER, "5", input=b"\n", report=True)
+    done = sdbox.run("--cpu-quota=50%", "--", *python, BURNER, "5", input=b"0", report=True)
     assert float(done.out.split()[1]) / 5 == pytest.approx(0.5, abs=0.05)
     assert done.account["cpu_throttled_seconds"] > 1
 
@@ -191,8 +194,10 @@ def test_weights_share_a_cpu(sdbox: Sdbox) -> None:
         for weight in (100, 300)
     ]
     assert [job.line() for job in jobs] == ["up", "up"]
+    # For both at the same time: who is alone has all of it.
+    start = time.monotonic() + seconds(0.5)
     for job in jobs:
-        job.send(b"\n")
+        job.send(f"{start}\n".encode())
     light, heavy = (float(job.end().out) for job in jobs)
     assert heavy / light == pytest.approx(3, rel=0.15)
 
