@@ -1,11 +1,15 @@
 """What a launch costs: `sdbox run` beside systemd's own ways, the API beside a plain loop, memory.
 
-    tests/bench/launch.py [--runs N]
+    tests/bench/launch.py [--runs N] [--pause SECONDS]
 
 Everything is measured in one run, in turns, so that all meet the same machine. What needs the
 manager's own namespaces is spawned and timed by a process that has entered them before; that
 entry is nobody's cost. The box is one that all of them can make: private /tmp and /var/tmp,
 PID, IPC and network namespaces, no new privileges, and a memory limit of the unit.
+
+Whole commands come after a pause, as most launches do. To move a process to another cgroup, as
+systemd does for each scope, the kernel waits for some 10 ms (an RCU grace period), unless another
+was moved just before: so without a pause the first of several commands would pay for the others.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,9 +160,10 @@ def contestants(sdbox: str, outside: Worker, inside: Worker) -> list[Contestant]
     ]
 
 
-def compare_commands(contestants: list[Contestant], runs: int) -> float:
+def compare_commands(contestants: list[Contestant], runs: int, pause: float) -> float:
     """Time them in turns, print the table, return the ratio of the full box to bwrap's."""
     for contestant in contestants * (runs + 1):
+        time.sleep(pause)
         taken, cpu = contestant.worker.ask("seconds", contestant.argv)
         contestant.times.append(taken)
         contestant.cpu.append(cpu)
@@ -166,7 +172,8 @@ def compare_commands(contestants: list[Contestant], runs: int) -> float:
         del contestant.times[0], contestant.cpu[0]
     by_kind = {contestant.name: contestant for contestant in contestants}
     bwrap = by_kind["systemd-run --scope bwrap, same box"].median
-    _heading(f"Whole commands, {runs} runs in turns", "median ms", "min", "p90", "CPU", "x bwrap")
+    title = f"Whole commands, {runs} runs in turns, each after {pause:g} s"
+    _heading(title, "median ms", "min", "p90", "CPU", "x bwrap")
     for contestant in contestants:
         times = sorted(contestant.times)
         figures = (
@@ -246,12 +253,14 @@ def main() -> None:
     """Measure everything, and print it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=25, help="of each whole command")
+    parser.add_argument("--pause", type=float, default=0.1, help="before each of these, in seconds")
     parser.add_argument("--rounds", type=int, default=9, help="of each rate")
     parser.add_argument("--sdbox", default=str(Path(sys.executable).with_name("sdbox")))
     options = parser.parse_args()
     sdbox = str(Path(_program(options.sdbox)).resolve())
     with workers(sdbox) as (outside, inside):
-        times_bwrap = compare_commands(contestants(sdbox, outside, inside), options.runs)
+        commands = contestants(sdbox, outside, inside)
+        times_bwrap = compare_commands(commands, options.runs, options.pause)
         shares = compare_rates(outside, inside, options.rounds)
         judge(times_bwrap, shares, *compare_memory(sdbox, outside))
 
