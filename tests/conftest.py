@@ -56,8 +56,9 @@ settings.load_profile("sdbox")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell has what it runs in the background ignore it, and so all that the tests start.
+    # A shell has what it runs in the background ignore these, and so all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     markers = (
         "needs_controller(name): units must have this resource controller",
         "needs_no_controller(name): units must lack it, so that sdbox is on its own",
