@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         Unenforceable,
     )
     from sdbox.job import Job
-    from sdbox.jobs import Jobs, JobStatus
     from sdbox.launcher import Launcher
+    from sdbox.management.jobs import Jobs, JobStatus
     from sdbox.result import Result
 
 __version__ = "0.1.0"
@@ -53,8 +53,8 @@ __all__ = [
 _HOMES = {
     "Box": "sdbox.box",
     "Job": "sdbox.job",
-    "JobStatus": "sdbox.jobs",
-    "Jobs": "sdbox.jobs",
+    "JobStatus": "sdbox.management.jobs",
+    "Jobs": "sdbox.management.jobs",
     "Launcher": "sdbox.launcher",
     "Result": "sdbox.result",
     "run": "sdbox.api",

@@ -9,8 +9,8 @@ from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:
     from sdbox.host import Choice
+    from sdbox.launch.planning import Command
     from sdbox.launcher import Options
-    from sdbox.planning import Command
     from sdbox.result import Result
 
 

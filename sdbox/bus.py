@@ -21,9 +21,10 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sdbox import dial, loop
+from sdbox import loop
 from sdbox.errors import ConnectionLost, ManagerRefused, ManagerUnavailable
 from sdbox.record import record
+from sdbox.systemd import dial
 
 if TYPE_CHECKING:
     import asyncio

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from sdbox.box import Box
 from sdbox.errors import InvalidConfiguration, InvalidDirective
-from sdbox.names import path as absolute_path
-from sdbox.names import root_name
 from sdbox.record import record
 from sdbox.values import Refused, as_text
+from sdbox.values.names import path as absolute_path
+from sdbox.values.names import root_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,13 +8,15 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sdbox import bpf, gpus, projects, seccomp, usermanager, userns
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import SdboxError
-from sdbox.keeping import OF_ROOT, delegation, keeper
+from sdbox.host import gpus, projects, userns
+from sdbox.kernel import bpf, seccomp
 from sdbox.launcher import Launcher
-from sdbox.privileges import CALL_FILTERS
+from sdbox.plan.keeping import OF_ROOT, delegation, keeper
+from sdbox.plan.privileges import CALL_FILTERS
 from sdbox.record import record
+from sdbox.systemd import usermanager
 
 if TYPE_CHECKING:
     from sdbox.directives import Directive

@@ -8,10 +8,11 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from sdbox import events, loop, verdict
+from sdbox import loop, verdict
 from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError, TimedOut
-from sdbox.memo import keep_result
-from sdbox.pidfd import is_stopped
+from sdbox.journal import events
+from sdbox.kernel.pidfd import is_stopped
+from sdbox.management.memo import keep_result
 from sdbox.record import replaced
 from sdbox.usage import Meter
 
@@ -21,19 +22,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.disk import QuotaWatch
-    from sdbox.door import Door
-    from sdbox.helper import Helper
     from sdbox.journal import Journal
-    from sdbox.kmsg import Victim
-    from sdbox.launch import Launch
+    from sdbox.kernel.kmsg import Victim
+    from sdbox.launch.beginning import Launch
+    from sdbox.launch.helper import Helper
+    from sdbox.launch.placing import Placed
+    from sdbox.launch.report import Report
+    from sdbox.management.verbs import Figures, Target
     from sdbox.manager import Manager
-    from sdbox.placing import Placed
-    from sdbox.report import Report
+    from sdbox.nesting.door import Door
     from sdbox.result import Result, Usage
-    from sdbox.series import Series
-    from sdbox.verbs import Figures, Target
+    from sdbox.usage.series import Series
     from sdbox.watch import Excess, Watch
+    from sdbox.watch.disk import QuotaWatch
 
 # How long systemd may take to end a unit: it may be busy, be gone for a moment with its bus, or
 # wait for a process in uninterruptible sleep. Without it, only the last is waited for.
@@ -128,43 +129,43 @@ class Job:
 
     async def freeze(self) -> None:
         """Freeze the whole tree; return when all of it is. Twice is once. Raises TimedOut."""
-        from sdbox import verbs
+        from sdbox.management import verbs
 
         await verbs.freeze(self._target())
 
     async def thaw(self) -> None:
         """Undo freeze(). Twice is once."""
-        from sdbox import verbs
+        from sdbox.management import verbs
 
         await verbs.thaw(self._target())
 
     async def signal_all(self, number: int) -> None:
         """Send a signal to every process of the job."""
-        from sdbox import verbs
+        from sdbox.management import verbs
 
         await verbs.send(self._target(), number)
 
     async def stop(self) -> None:
         """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
-        from sdbox import verbs
+        from sdbox.management import verbs
 
         await verbs.stop(self._target())
 
     def usage(self) -> Figures:
         """Return what the job uses now, and has used so far. Raises NoSuchJob after its end."""
-        from sdbox import verbs
+        from sdbox.management import verbs
 
         return verbs.figures(self._target())
 
     async def set_property(self, change: Box) -> None:
         """Change the box while the job runs: what systemd can change. Raises Unenforceable."""
-        from sdbox import verbs
+        from sdbox.management import verbs
 
         await verbs.set_property(self._target(), change)
 
     def _target(self) -> Target:
         # Here, since no launch has a use for it.
-        from sdbox.verbs import Target
+        from sdbox.management.verbs import Target
 
         return Target(
             manager=self._manager,
@@ -221,7 +222,7 @@ class Job:
     def _start_record(self) -> None:
         if self._launch.record is None:
             return
-        from sdbox.series import Series
+        from sdbox.usage.series import Series
 
         self.series = Series(self._launch.record)
         self.series.start(self.plan, self._cgroup)
@@ -242,7 +243,7 @@ class Job:
                 self._beside(keep(watch, self._on_excess))
 
     def _disk_watches(self, limit: int) -> Iterator[Watch]:
-        from sdbox.disk import DiskWatch, QuotaWatch
+        from sdbox.watch.disk import DiskWatch, QuotaWatch
 
         private = self._helper.directories(self._launch.key)
         scratch = [] if self._report.scratch is None else [self._report.scratch]
@@ -316,7 +317,7 @@ class Job:
     async def _tell_end(self, result: Result) -> None:
         """Write to the journal how the job ended, after all that it has written there itself."""
         if self._launch.to_journal:
-            from sdbox.output import taken_in
+            from sdbox.journal.output import taken_in
 
             await taken_in(self._launch.to_journal)
         for entry in events.ended(self.plan, result, limit_told=self._excess is not None):
@@ -358,7 +359,7 @@ class Job:
         return replaced(usage, oom_kills=1, memory_peak_bytes=self.plan.memory_limit_bytes)
 
     def _victim(self) -> Victim | None:
-        from sdbox import kmsg
+        from sdbox.kernel import kmsg
 
         return kmsg.last_victim(self.plan.tree, since=self._started_monotonic)
 

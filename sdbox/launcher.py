@@ -13,17 +13,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
 from sdbox.box import Box
-from sdbox.detach import detach
-from sdbox.dialler import Dialler, connect
 from sdbox.errors import ManagerUnavailable
-from sdbox.execution import execute
-from sdbox.helper import Helper
 from sdbox.host import host_of, locate
-from sdbox.launch import begin
-from sdbox.output import Outlets, opened_through
-from sdbox.output import parse as parse_output
-from sdbox.planner import new_id
-from sdbox.planning import assigned, caller, encoded, held, plan_for, project_for
+from sdbox.journal.output import Outlets, opened_through
+from sdbox.journal.output import parse as parse_output
+from sdbox.launch.beginning import begin
+from sdbox.launch.detach import detach
+from sdbox.launch.dialler import Dialler, connect
+from sdbox.launch.execution import execute
+from sdbox.launch.helper import Helper
+from sdbox.launch.planning import assigned, caller, encoded, held, plan_for, project_for
+from sdbox.plan.planner import new_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from sdbox.host import Choice, Endpoint, Host
     from sdbox.job import Job
-    from sdbox.jobs import Jobs
-    from sdbox.launch import Launch
-    from sdbox.placing import Connection
+    from sdbox.launch.beginning import Launch
+    from sdbox.launch.placing import Connection
+    from sdbox.launch.planning import Command
+    from sdbox.management.jobs import Jobs
     from sdbox.plan import Plan
-    from sdbox.planning import Command
-    from sdbox.properties import UnitType
+    from sdbox.plan.properties import UnitType
     from sdbox.result import Result
 
 
@@ -136,7 +136,7 @@ class Launcher:
     @property
     def jobs(self) -> Jobs:
         """All jobs of the manager, whoever started them."""
-        from sdbox.jobs import Jobs
+        from sdbox.management.jobs import Jobs
 
         connection = self._connected()
         return Jobs.over(connection.endpoint, connection.manager, connection.journal)

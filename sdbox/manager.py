@@ -11,7 +11,7 @@ from sdbox import loop
 from sdbox.bus import Bus, variant
 from sdbox.errors import ConnectionLost, LaunchFailed, ManagerRefused, TimedOut
 from sdbox.record import record
-from sdbox.systemd import (
+from sdbox.systemd.peer import (
     FROZEN_BY_PARENT,
     JOB_FAILED,
     NO_SUCH_PROCESS,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from sdbox.line import Dial
-    from sdbox.properties import OwnSlice, UnitProperty
+    from sdbox.plan.properties import OwnSlice, UnitProperty
+    from sdbox.systemd.line import Dial
 
 # Versions of systemd, from its sources at the tags.
 _PIDFDS_SINCE = 255

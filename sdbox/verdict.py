@@ -11,7 +11,7 @@ from sdbox.record import record
 from sdbox.result import Reason, Result, Usage
 
 if TYPE_CHECKING:
-    from sdbox.kmsg import Victim
+    from sdbox.kernel.kmsg import Victim
     from sdbox.plan import Plan
     from sdbox.watch import Excess
 

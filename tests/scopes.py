@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdbox.cgroup import Cgroup
+from sdbox.kernel.pidfd import pid_of
+from sdbox.management.memo import Memo, rewrite
 from sdbox.manager import Manager
-from sdbox.memo import Memo, rewrite
-from sdbox.pidfd import pid_of
-from sdbox.properties import UnitProperty
+from sdbox.plan.properties import UnitProperty
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -127,7 +127,7 @@ def _positional(
 ) -> list[str] | None:
     names = [action.dest for action in parser._actions if not action.option_strings]
     if "assignments" in names and _arguments(parser, before):
-        from sdbox.change import changeable
+        from sdbox.management.change import changeable
 
         return _beginning(typed, (f"{name}=" for name in changeable()))
     if "jobs" in names:
@@ -146,7 +146,8 @@ def _arguments(parser: argparse.ArgumentParser, before: Sequence[str]) -> list[s
 
 def _jobs(typed: str, before: Sequence[str]) -> Iterator[str]:
     """Ids of the jobs there are, but for those named already; units where one is begun."""
-    from sdbox import groups, host
+    from sdbox import host
+    from sdbox.management import groups
 
     endpoint = host.find("auto")
     if endpoint is None:

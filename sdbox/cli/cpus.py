@@ -9,8 +9,8 @@ from sdbox.cli import table
 if TYPE_CHECKING:
     import argparse
 
-    from sdbox.holders import Holder
-    from sdbox.topology import Cpu
+    from sdbox.cpus.holders import Holder
+    from sdbox.cpus.topology import Cpu
 
 _COLUMNS = ("CPU", "NODE", "SOCKET", "CORE", "JOB")
 
@@ -28,8 +28,8 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List, and return the exit status."""
-    from sdbox import topology
-    from sdbox.holders import holders
+    from sdbox.cpus import topology
+    from sdbox.cpus.holders import holders
 
     known = topology.read()
     held = holders(known)

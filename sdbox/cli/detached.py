@@ -1,4 +1,6 @@
-"""The supervisor of a detached job: the main process of a service, which `sdbox.detach` starts.
+"""The supervisor of a detached job: the main process of a service.
+
+`sdbox.launch.detach` starts it.
 
 On its stdin is a socket, in which there is one message: the names of the descriptors that come
 with it. They are
@@ -26,23 +28,23 @@ from typing import TYPE_CHECKING
 
 from sdbox import loop, verdict
 from sdbox.cli.supervise import write_report
-from sdbox.dialler import Dialler, connect
 from sdbox.errors import SdboxError
-from sdbox.execution import execute
-from sdbox.helper import Helper
 from sdbox.host import Endpoint
 from sdbox.init import mounts, syscalls, wire
 from sdbox.init.service import enter
-from sdbox.launch import begin
+from sdbox.launch.beginning import begin
+from sdbox.launch.dialler import Dialler, connect
+from sdbox.launch.execution import execute
+from sdbox.launch.helper import Helper
 from sdbox.plan import Plan
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from sdbox.job import Job
-    from sdbox.launch import Launch
+    from sdbox.launch.beginning import Launch
+    from sdbox.plan.spec import Mount
     from sdbox.result import Result
-    from sdbox.spec import Mount
 
 _NAMESPACES = (
     syscalls.CLONE_NEWNS

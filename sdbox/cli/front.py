@@ -15,9 +15,9 @@ from sdbox.cli import streams
 from sdbox.cli.signals import Signals, end_by
 from sdbox.cli.talk import complain, flushed
 from sdbox.errors import SdboxError
-from sdbox.helper import Helper
 from sdbox.host import find, locate
 from sdbox.init import wire
+from sdbox.launch.helper import Helper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from sdbox.jobs import Jobs, JobStatus
-    from sdbox.memo import Memo
-    from sdbox.verbs import Figures
+    from sdbox.management.jobs import Jobs, JobStatus
+    from sdbox.management.memo import Memo
+    from sdbox.management.verbs import Figures
 
 _COLUMNS = ("JOB", "STATE", "AGE", "MEMORY", "CPU", "TASKS", "COMMAND")
 _USAGE_COLUMNS = ("JOB", "STATE", "MEMORY", "CPU", "TASKS", "READ", "WRITTEN", "COMMAND")
@@ -63,7 +63,7 @@ def list_jobs(arguments: argparse.Namespace) -> int:
 
 
 async def _list(arguments: argparse.Namespace) -> int:
-    from sdbox.jobs import Jobs
+    from sdbox.management.jobs import Jobs
 
     async with Jobs(manager=arguments.manager) as jobs:
         found, status = await naming.find(jobs, arguments.jobs)
@@ -103,7 +103,7 @@ def show_jobs(arguments: argparse.Namespace) -> int:
 
 
 async def _show(arguments: argparse.Namespace) -> int:
-    from sdbox.jobs import Jobs
+    from sdbox.management.jobs import Jobs
 
     async with Jobs(manager=arguments.manager) as jobs:
         found, status = await naming.find(jobs, arguments.jobs)
@@ -162,7 +162,7 @@ def _frozen_by(job: JobStatus) -> str:
 
 
 def _remembered(memo: Memo) -> Iterator[tuple[str, str]]:
-    from sdbox.jobs import user_name
+    from sdbox.management.jobs import user_name
 
     yield "Owner", f"{user_name(memo.owner)} ({memo.owner})"
     if memo.supervisor is not None:
@@ -198,7 +198,7 @@ def show_usage(arguments: argparse.Namespace) -> int:
 
 
 async def _usage(arguments: argparse.Namespace) -> int:
-    from sdbox.jobs import Jobs
+    from sdbox.management.jobs import Jobs
 
     async with Jobs(manager=arguments.manager) as jobs:
         found, status = await naming.find(jobs, arguments.jobs)

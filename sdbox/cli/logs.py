@@ -74,7 +74,7 @@ def _options(arguments: argparse.Namespace) -> Iterator[str]:
 
 def _units(names: list[str]) -> Iterator[str]:
     """Return units and patterns of them. Which type a job's was, only the journal may know."""
-    from sdbox.groups import PREFIX, SUFFIXES, is_job
+    from sdbox.management.groups import PREFIX, SUFFIXES, is_job
 
     for name in names:
         if is_job(name):

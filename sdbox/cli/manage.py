@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sdbox.box import Box
-    from sdbox.jobs import Jobs, JobStatus
+    from sdbox.management.jobs import Jobs, JobStatus
 
 _STATUS = "Exit status: 0 if it was done to all, 4 if there is no such job, else 125."
 # How a job that dies is told: no more than systemd's own time-outs allow.
@@ -90,7 +90,7 @@ def _add_set_property(verbs: argparse._SubParsersAction[Any]) -> None:
 def _changeable() -> str:
     import textwrap
 
-    from sdbox.change import changeable
+    from sdbox.management.change import changeable
 
     names = textwrap.indent(textwrap.fill(", ".join(changeable()) + ".", 76), "  ")
     return f"{_STATUS}\n\nDirectives that can be changed while a job runs:\n{names}"

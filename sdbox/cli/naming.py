@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from sdbox.cli.talk import complain
 from sdbox.errors import NoSuchJob, SdboxError
 from sdbox.host import MANAGERS
-from sdbox.verbs import no_such_job
+from sdbox.management.verbs import no_such_job
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from sdbox.jobs import Jobs, JobStatus
     from sdbox.loop import Semaphore
+    from sdbox.management.jobs import Jobs, JobStatus
 
     Act = Callable[[Jobs, JobStatus], Awaitable[object]]
 
@@ -54,7 +54,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 
 async def find(jobs: Jobs, names: Sequence[str]) -> tuple[list[JobStatus], int]:
     """Return the jobs of these names, and the exit status: not 0 when a name has none."""
-    from sdbox.jobs import named
+    from sdbox.management.jobs import named
 
     found = list(await jobs.find(*names))
     missing = [name for name in names if not any(named(one.unit, name) for one in found)]
@@ -69,7 +69,7 @@ async def for_each(arguments: argparse.Namespace, act: Act) -> int:
     What goes wrong with one job keeps no other from its turn.
     """
     from sdbox import loop
-    from sdbox.jobs import Jobs
+    from sdbox.management.jobs import Jobs
 
     turns = loop.Semaphore(_AT_ONCE)
     async with Jobs(manager=arguments.manager) as jobs:

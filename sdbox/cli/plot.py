@@ -26,8 +26,8 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, and return the exit status."""
-    from sdbox.plot import draw
-    from sdbox.series import read_series
+    from sdbox.usage.plot import draw
+    from sdbox.usage.series import read_series
 
     try:
         header, samples = read_series(arguments.record)

@@ -20,7 +20,7 @@ from sdbox.init.syscalls import signalfd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sdbox.helper import Streams
+    from sdbox.launch.helper import Streams
 
 _MOST = 65536
 

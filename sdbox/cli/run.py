@@ -11,11 +11,11 @@ from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
 from sdbox.errors import InvalidDirective, SdboxError
 from sdbox.host import CHOICES, host_of
-from sdbox.planner import new_id
-from sdbox.planning import assigned, caller, held, plan_for, project_for
-from sdbox.protection import hides_home
+from sdbox.launch.planning import assigned, caller, held, plan_for, project_for
+from sdbox.plan.planner import new_id
+from sdbox.plan.protection import hides_home
+from sdbox.plan.scratch import hides
 from sdbox.record import record
-from sdbox.scratch import hides
 from sdbox.syntax.common import SPAN
 
 TYPE_CHECKING = False
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TextIO
 
-    from sdbox import projects
     from sdbox.cpus import Claim
     from sdbox.directives import Directive, Option
-    from sdbox.helper import Streams
-    from sdbox.host import Endpoint
+    from sdbox.host import Endpoint, projects
+    from sdbox.launch.helper import Streams
     from sdbox.plan import Plan
-    from sdbox.planner import Caller
-    from sdbox.properties import UnitType
+    from sdbox.plan.planner import Caller
+    from sdbox.plan.properties import UnitType
 
 _INHERIT = "inherit"
 
@@ -183,7 +182,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.wait_cpus is not None:
         _wait_seconds(arguments.wait_cpus, box)
     if arguments.output is not None:
-        from sdbox.output import parse
+        from sdbox.journal.output import parse
 
         parse(arguments.output)
 
@@ -280,7 +279,7 @@ def _plan(
 def _output(where: str, journal: str, plan: Plan) -> tuple[Streams, tuple[socket.socket, ...]]:
     if where == _INHERIT:
         return (0, 1, 2), ()
-    from sdbox.output import Outlets, opened, parse
+    from sdbox.journal.output import Outlets, opened, parse
 
     outlets = opened(parse(where), journal, plan, Outlets(stdout=1, stderr=2))
     return (0, outlets.stdout, outlets.stderr), outlets.to_journal

@@ -16,11 +16,11 @@ from sdbox import loop, verdict
 from sdbox.cli import streams
 from sdbox.cli.signals import stop
 from sdbox.cli.talk import complain
-from sdbox.dialler import Dialler, connect
 from sdbox.errors import SdboxError
-from sdbox.execution import execute
 from sdbox.init import wire
-from sdbox.launch import Launch
+from sdbox.launch.beginning import Launch
+from sdbox.launch.dialler import Dialler, connect
+from sdbox.launch.execution import execute
 from sdbox.plan import Plan
 from sdbox.record import record
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from sdbox.cli.relay import Relay
     from sdbox.cli.signals import Signals
-    from sdbox.helper import Helper
     from sdbox.host import Endpoint
     from sdbox.job import Job
+    from sdbox.launch.helper import Helper
     from sdbox.result import Result
 
 
@@ -136,7 +136,7 @@ def _relay(terminals: list[int]) -> Relay | None:
 
 async def _detach(dialler: Dialler, names: list[bytes], fds: list[int]) -> int:
     """Have another process see to a job, and print its id."""
-    from sdbox.detach import detach, supervisor_unit
+    from sdbox.launch.detach import detach, supervisor_unit
 
     memory, *others = fds
     plan = _received_plan(memory)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sdbox.jobs import Jobs, JobStatus
-    from sdbox.verbs import Figures
+    from sdbox.management.jobs import Jobs, JobStatus
+    from sdbox.management.verbs import Figures
 
 _COLUMNS = ("JOB", "STATE", "%CPU", "MEMORY", "TASKS", "CPU", "READ/s", "WRITE/s", "COMMAND")
 _INTERVAL_SECONDS = 2.0
@@ -130,7 +130,7 @@ def _interrupted(number: int, _: object) -> NoReturn:
 
 
 async def _show(arguments: argparse.Namespace, output: _Batch | _Screen) -> int:
-    from sdbox.jobs import Jobs
+    from sdbox.management.jobs import Jobs
 
     async with Jobs(manager=arguments.manager) as jobs:
         before = await _look(jobs, arguments.jobs)

@@ -15,7 +15,7 @@ from sdbox.messages import one_line
 if TYPE_CHECKING:
     import argparse
 
-    from sdbox.jobs import Jobs, JobStatus
+    from sdbox.management.jobs import Jobs, JobStatus
 
 # As timeout(1) has it.
 _TIMED_OUT = 124
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _wait(arguments: argparse.Namespace) -> int:
     from sdbox import loop
     from sdbox.errors import TimedOut
-    from sdbox.jobs import Jobs
+    from sdbox.management.jobs import Jobs
 
     async with Jobs(manager=arguments.manager) as jobs:
         found, status = await naming.find(jobs, arguments.jobs)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sdbox import translate
-from sdbox.directives import raw
+from sdbox.directives import raw, translate
 from sdbox.directives.row import Directive, Option
 from sdbox.syntax import isolation as syntax
 from sdbox.syntax.common import BOOLEAN
@@ -55,7 +54,7 @@ TABLE = (
         section=_SECTION,
         help="exactly these GPUs, by DeviceAllow; systemd has no such setting",
         option=Option(flag="--gpus"),
-        # By way of DevicePolicy= and DeviceAllow=: see sdbox.planner.
+        # By way of DevicePolicy= and DeviceAllow=: see sdbox.plan.planner.
         programs=lambda value: ("device",),
     ),
     Directive(

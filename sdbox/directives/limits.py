@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sdbox import translate
-from sdbox.directives import raw
+from sdbox.directives import raw, translate
 from sdbox.directives.row import Directive, Option
 from sdbox.syntax import limits as syntax
 from sdbox.syntax.common import SPAN
@@ -103,7 +102,7 @@ TABLE = (
         section=_SECTION,
         help="so many CPUs, or these, that no other job has; systemd has no such setting",
         option=Option(flag="--cpus"),
-        # By way of AllowedCPUs= or CPUAffinity=: see sdbox.planner.
+        # By way of AllowedCPUs= or CPUAffinity=: see sdbox.plan.planner.
         controller="cpuset",
         affinity=True,
     ),
@@ -148,7 +147,7 @@ TABLE = (
         section=_SECTION,
         help="the most its scratch and private directories may hold; systemd has no such setting",
         option=Option(flag="--disk"),
-        # By the size of a tmpfs, where there is nothing but that: see sdbox.scratch.
+        # By the size of a tmpfs, where there is nothing but that: see sdbox.plan.scratch.
         watch=True,
     ),
     Directive(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sdbox import translate
-from sdbox.directives import raw
+from sdbox.directives import raw, translate
 from sdbox.directives.row import Directive, Option
 from sdbox.syntax import process as syntax
 from sdbox.syntax.common import SPAN

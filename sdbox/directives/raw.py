@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sdbox.filesystems import split_commas
-from sdbox.names import flag_of, split_cpus
 from sdbox.values import Refused
+from sdbox.values.filesystems import split_commas
+from sdbox.values.names import flag_of, split_cpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from sdbox.properties import CgroupFile, UnitProperty, UnitType
+    from sdbox.plan.properties import CgroupFile, UnitProperty, UnitType
     from sdbox.syntax import ListSyntax, Syntax
 
 
@@ -65,7 +65,7 @@ class Directive:
     files: Callable[[Any], tuple[CgroupFile, ...]] | None = None
     """What to read back from the cgroup, where that can be known beforehand."""
     programs: Callable[[Any], tuple[str, ...]] | None = None
-    """The BPF programs on the cgroup that keep the value, by sdbox.bpf's names."""
+    """The BPF programs on the cgroup that keep the value, by sdbox.kernel.bpf's names."""
     watch: bool = False
     """Whether sdbox can keep it by watching where the controller is not there."""
     unmanaged: bool = False

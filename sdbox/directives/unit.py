@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdbox import translate
+from sdbox.directives import translate
 from sdbox.directives.row import Directive, Option
 from sdbox.syntax import unit as syntax
 from sdbox.syntax.common import BOOLEAN

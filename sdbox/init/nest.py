@@ -1,7 +1,7 @@
 """The way from inside a nestable box to its supervisor: a socket, on a file system of its own.
 
 Only the box has it among its mounts, and nobody can write there. Who asks what through it is the
-supervisor's to judge: see `sdbox.door`.
+supervisor's to judge: see `sdbox.nesting.door`.
 
 Where it is mounted there has to be a directory, which outside of the box is seen as well. It is
 there for as long as a box has it locked: to remove it would take the mounts from all that do.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdbox import names, quantities
 from sdbox.syntax import NUMBER_OR_TEXT, Syntax
+from sdbox.values import names, quantities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

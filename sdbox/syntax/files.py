@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdbox import filesystems, names, quoting
 from sdbox.syntax import TEXT, ListSyntax, Syntax, list_schema
+from sdbox.values import filesystems, names, quoting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sdbox import capabilities, names, quantities
 from sdbox.syntax import NUMBER_OR_TEXT, ListSyntax, Syntax, list_schema
 from sdbox.syntax.common import MORE_HINT, sizes
+from sdbox.values import capabilities, names, quantities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,19 +45,19 @@ DEVICE_POLICY = Syntax(
 
 # What is rarely asked for is not imported before.
 def _address(raw: Any) -> str:
-    from sdbox import addresses
+    from sdbox.values import addresses
 
     return addresses.item(raw)
 
 
 def _device_rule(raw: Any) -> tuple[str, str]:
-    from sdbox import devices
+    from sdbox.values import devices
 
     return devices.rule(raw)
 
 
 def _format_device_rules(rules: Iterable[tuple[str, str]]) -> list[str]:
-    from sdbox import devices
+    from sdbox.values import devices
 
     return devices.format_rules(rules)
 
@@ -101,19 +101,19 @@ CAPABILITIES = ListSyntax(
 
 
 def _calls(raw: Any) -> str:
-    from sdbox import callfilter
+    from sdbox.values import callfilter
 
     return callfilter.assignment(raw)
 
 
 def _error_name(text: str) -> str:
-    from sdbox import callfilter
+    from sdbox.values import callfilter
 
     return callfilter.error_name(text)
 
 
 def _architecture(raw: Any) -> str:
-    from sdbox import callfilter
+    from sdbox.values import callfilter
 
     return callfilter.architecture(raw)
 
@@ -151,19 +151,19 @@ ARCHITECTURES = ListSyntax(
 
 
 def _namespaces(raw: Any) -> str:
-    from sdbox import restrictions
+    from sdbox.values import restrictions
 
     return restrictions.namespaces(raw)
 
 
 def _families(raw: Any) -> str:
-    from sdbox import restrictions
+    from sdbox.values import restrictions
 
     return restrictions.families(raw)
 
 
 def _restrictions(assignments: Iterable[str]) -> tuple[str, ...]:
-    from sdbox import restrictions
+    from sdbox.values import restrictions
 
     return restrictions.fold(assignments)
 

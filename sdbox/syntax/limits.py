@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sdbox import names, quantities
 from sdbox.syntax import NUMBER_OR_TEXT, ListSyntax, Syntax, list_schema
 from sdbox.syntax.common import MORE_HINT, sizes
+from sdbox.values import names, quantities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdbox import names, quantities, quoting
 from sdbox.syntax import NUMBER_OR_TEXT, TEXT, ListSyntax, Syntax, list_schema
+from sdbox.values import names, quantities, quoting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdbox import names
 from sdbox.syntax import TEXT, Syntax
+from sdbox.values import names
 
 SLICE = Syntax(
     word="SLICE",

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import bpf, embedded
+from sdbox import embedded
 from sdbox.box import Box
 from sdbox.cgroup import Cgroup
 from sdbox.errors import Unenforceable
 from sdbox.host import host_of
-from sdbox.launch import begin
+from sdbox.kernel import bpf
+from sdbox.launch.beginning import begin
+from sdbox.launch.planning import caller, plan_for
 from sdbox.launcher import Launcher
-from sdbox.planning import caller, plan_for
 from sdbox.record import replaced
 from tests.conftest import SECONDS
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdbox.plan import Plan
-    from sdbox.properties import UnitType
+    from sdbox.plan.properties import UnitType
     from tests.conftest import Sdbox, Site
 
 FIREWALL = Box(IPAddressDeny="any")

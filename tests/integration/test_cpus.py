@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import cpus, locks, topology
+from sdbox import cpus
 from sdbox.box import Box
+from sdbox.cpus import topology
+from sdbox.cpus.holders import holders
+from sdbox.cpus.register import ROOTS, Register
 from sdbox.errors import CPUsTaken, Unenforceable
-from sdbox.holders import holders
+from sdbox.kernel import locks
 from sdbox.launcher import Launcher
-from sdbox.register import ROOTS, Register
 from sdbox.values import CPURequest
 from tests.conftest import MARK, SECONDS, wait_for_units
 from tests.pace import times
@@ -47,7 +49,7 @@ import os, sys
 sys.path[:] = {path!r}
 from sdbox import cpus, loop
 from sdbox.errors import CPUsTaken
-from sdbox.register import Register
+from sdbox.cpus.register import Register
 from sdbox.values import CPURequest
 for line in sys.stdin:
     asked = CPURequest(count=int(line))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox.detach import supervisor_unit
 from sdbox.errors import LaunchFailed
+from sdbox.launch.detach import supervisor_unit
 from sdbox.launcher import Launcher
 from tests.conftest import MARK, SECONDS, wait_for_units
 from tests.pace import seconds

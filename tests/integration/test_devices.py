@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import nodes
 from sdbox.box import Box
 from sdbox.errors import InvalidDirective, Unenforceable
-from sdbox.gpus import Machine
+from sdbox.host import nodes
+from sdbox.host.gpus import Machine
 from sdbox.launcher import Launcher
 from sdbox.values import GPURequest
 from tests.conftest import MARK, SECONDS
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sdbox.launcher import Options
-    from sdbox.properties import UnitType
+    from sdbox.plan.properties import UnitType
     from tests.conftest import Sdbox
 
 # Of no driver (Documentation/admin-guide/devices.txt: for local use). Who is allowed to open it is

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox import loop
-from sdbox.dialler import Dialler, connect
 from sdbox.errors import ManagerUnavailable
-from sdbox.helper import Helper
 from sdbox.host import locate
+from sdbox.launch.dialler import Dialler, connect
+from sdbox.launch.helper import Helper
 from sdbox.record import replaced
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox.disk import DiskWatch, TooMuch, walk
 from sdbox.watch import Excess
+from sdbox.watch.disk import DiskWatch, TooMuch, walk
 from tests.conftest import MARK, SECONDS
 from tests.waiting import waiting
 
@@ -181,7 +181,7 @@ def test_a_directory_that_is_shut_is_no_way_out(tree: Path, mode: int) -> None:
 def test_a_walk_goes_on_a_slice_at_a_time(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(300):
         (tree / str(number)).touch()
-    monkeypatch.setattr("sdbox.disk._SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("sdbox.watch.disk._SLICE_SECONDS", 0.0)
     watch = DiskWatch([str(tree)], LIMIT)
     rests = [watch.look() for _ in range(5)]
     # 300 entries are three strides, and then there is the end.

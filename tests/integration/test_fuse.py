@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import bpf
+from sdbox.kernel import bpf
 from tests.integration import fuse_file
 
 if TYPE_CHECKING:

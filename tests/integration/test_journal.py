@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sdbox import events, loop
+from sdbox import loop
 from sdbox.box import Box
-from sdbox.dialler import Dialler, connect
 from sdbox.errors import SdboxError
-from sdbox.events import EVENTS
-from sdbox.execution import execute
-from sdbox.helper import Helper
 from sdbox.host import JOURNAL, SYSTEM_BUS, Endpoint, host_of
-from sdbox.journal import Journal
-from sdbox.launch import begin
+from sdbox.journal import Journal, events
+from sdbox.journal.events import EVENTS
+from sdbox.journal.output import Outlets, opened_through, parse
+from sdbox.launch.beginning import begin
+from sdbox.launch.dialler import Dialler, connect
+from sdbox.launch.execution import execute
+from sdbox.launch.helper import Helper
+from sdbox.launch.planning import caller, plan_for
 from sdbox.launcher import Launcher
-from sdbox.output import Outlets, opened_through, parse
-from sdbox.planning import caller, plan_for
 from tests.pace import seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from sdbox.job import Job
-    from sdbox.placing import Connection
+    from sdbox.launch.placing import Connection
     from tests.conftest import Sdbox
     from tests.integration.conftest import Inside, Site
 

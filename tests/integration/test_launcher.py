@@ -17,8 +17,8 @@ import pytest
 
 import sdbox as api
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, SdboxError
-from sdbox.helper import Helper
-from sdbox.placing import is_active
+from sdbox.launch.helper import Helper
+from sdbox.launch.placing import is_active
 from tests.pace import seconds, times
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ async def test_a_unit_that_systemd_gives_up_while_its_payload_starts(
         before = descriptors(), descriptors(helper)
         job = new_id()
         with monkeypatch.context() as patch:
-            patch.setattr("sdbox.placing.is_active", answer)
+            patch.setattr("sdbox.launch.placing.is_active", answer)
             with pytest.raises(LaunchFailed, match="takes it for ended"):
                 await launcher.start(["sleep", "600"], id=job)
         await asyncio.wait_for(_forgotten(launcher), SECONDS)

@@ -17,8 +17,8 @@ import sdbox as package
 from sdbox import bus
 from sdbox.box import Box
 from sdbox.errors import NoSuchJob
-from sdbox.groups import places
-from sdbox.memo import recall
+from sdbox.management.groups import places
+from sdbox.management.memo import recall
 from tests.conftest import SECONDS, SESSION
 from tests.pace import times
 from tests.scopes import scopes

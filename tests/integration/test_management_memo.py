@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sdbox import memo
-from sdbox.memo import ATTRIBUTE, RESULT_ATTRIBUTE, Memo, recall, result_of
+from sdbox.management import memo
+from sdbox.management.memo import ATTRIBUTE, RESULT_ATTRIBUTE, Memo, recall, result_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sdbox import systemd
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
 from sdbox.manager import Manager
-from sdbox.properties import UnitProperty
-from sdbox.systemd import MINIMUM_VERSION, SYSTEMD
+from sdbox.plan.properties import UnitProperty
+from sdbox.systemd import peer as systemd
+from sdbox.systemd.peer import MINIMUM_VERSION, SYSTEMD
 from tests.pace import seconds
 
 if TYPE_CHECKING:

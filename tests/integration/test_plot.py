@@ -58,8 +58,8 @@ SAMPLES = [
 DRAW_ALL = """
 import pathlib, sys
 sys.path.append(sys.argv[1])
-from sdbox.plot import draw
-from sdbox.series import read_series
+from sdbox.usage.plot import draw
+from sdbox.usage.series import read_series
 for record in pathlib.Path(sys.argv[2]).glob('*.record'):
     draw(*read_series(str(record)), str(record.with_suffix('.svg')))
 """

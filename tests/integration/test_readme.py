@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox import config, embedded
-from sdbox.events import EVENTS
+from sdbox.journal.events import EVENTS
 from sdbox.result import REPORT_FIELDS
 from tests.pace import seconds
 

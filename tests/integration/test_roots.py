@@ -23,9 +23,9 @@ from sdbox.box import Box
 from sdbox.errors import LaunchFailed
 from sdbox.init import birth, secure
 from sdbox.init.steps import StepError
-from sdbox.launch import begin
+from sdbox.launch.beginning import begin
+from sdbox.launch.planning import caller, plan_for
 from sdbox.launcher import Launcher
-from sdbox.planning import caller, plan_for
 from tests.conftest import SECONDS
 from tests.pace import times
 from tests.waiting import wait_until

@@ -17,10 +17,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sdbox import quantities
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective
-from sdbox.values import INFINITY, Bind, Percent
+from sdbox.values import INFINITY, Bind, Percent, quantities
 from tests.pace import seconds
 
 SYSTEMD = next(

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from sdbox import bounds, nesting
+from sdbox import nesting
 from sdbox.box import Box
 from sdbox.errors import InvalidDirective, ManagerRefused, SdboxError, Unenforceable
 from sdbox.host import Host
+from sdbox.nesting import bounds
 from sdbox.plan import Plan
-from sdbox.planner import Caller, make_plan
-from sdbox.properties import UnitProperty
+from sdbox.plan.planner import Caller, make_plan
+from sdbox.plan.properties import UnitProperty
 
 OUTSIDE = Host(
     manager="system",

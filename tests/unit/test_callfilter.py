@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sdbox import seccomp
 from sdbox.box import Box
-from sdbox.callfilter import ALLOW, DENY, KILL, resolve
-from sdbox.callgroups import parsed
 from sdbox.errors import InvalidDirective, Unenforceable
+from sdbox.kernel import seccomp
+from sdbox.kernel.callgroups import parsed
+from sdbox.values.callfilter import ALLOW, DENY, KILL, resolve
 
 GROUPS = {
     "@default": ["execve", "exit"],

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from sdbox.box import Box
-from sdbox.change import changeable, make_change
 from sdbox.errors import Unenforceable
 from sdbox.host import Host
+from sdbox.management.change import changeable, make_change
 from sdbox.values import INFINITY
 
 ALL = frozenset({"cpu", "cpuset", "io", "memory", "pids"})

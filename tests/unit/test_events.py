@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import events
 from sdbox.box import Box
-from sdbox.events import EVENTS, FIGURES
 from sdbox.host import Host
-from sdbox.planner import Caller, make_plan
+from sdbox.journal import events
+from sdbox.journal.events import EVENTS, FIGURES
+from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced, values_of
 from sdbox.result import Result, Usage
 from sdbox.watch import Excess
 
 if TYPE_CHECKING:
-    from sdbox.events import Fields
+    from sdbox.journal.events import Fields
     from sdbox.plan import Plan
 
 CHECKOUT = Path(__file__).parent.parent.parent

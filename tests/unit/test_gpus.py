@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import devices, gpus
-from sdbox.devices import Numbers
 from sdbox.errors import Unenforceable
-from sdbox.gpus import Gpu, Machine
-from sdbox.values import GPURequest
+from sdbox.host import gpus
+from sdbox.host.gpus import Gpu, Machine
+from sdbox.values import GPURequest, devices
+from sdbox.values.devices import Numbers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,34 +21,25 @@ if TYPE_CHECKING:
 PACKAGE = Path(str(sdbox.__file__)).parent
 
 # From the bottom up. A module may import its own layer and those below. What ends in a dot is a
-# package with all that is in it.
+# package, with all that is in it and is not named by itself.
 LAYERS = {
     "init": ["init."],
     "pure": [
-        "addresses", "bounds", "box", "callfilter", "capabilities", "change", "devices",
-        "directives.", "errors", "events", "filesystems", "jsontext", "keeping", "messages",
-        "names", "nesting", "plan", "planner", "privileges", "properties", "protection",
-        "quantities", "quoting", "record", "restrictions", "result", "scratch", "spec",
-        "syntax.", "translate", "values", "verdict",
+        "box", "directives.", "errors", "journal.events", "management.change",
+        "management.jsontext", "messages", "nesting", "nesting.bounds", "plan.", "record",
+        "result", "syntax.", "values.", "verdict",
     ],
     "systems": [
-        "around", "bpf", "bus", "callgroups", "cgroup", "config", "cpus", "dial", "disk", "door",
-        "embedded.", "ending", "family", "gpus", "groups", "helper", "holders", "host", "inner",
-        "inotify", "journal", "kmsg", "line", "locks", "loop", "manager", "memo", "memory", "nodes",
-        "output", "pidfd", "plot", "projects", "register", "report", "roots", "seccomp", "series",
-        "smallloop", "sockets", "steps", "systemd", "topology", "usage", "usermanager", "userns",
-        "users", "verbs", "visitor", "watch",
+        "bus", "cgroup", "config", "cpus.", "embedded.", "host.", "journal.", "kernel.", "loop.",
+        "management.", "manager", "nesting.", "roots", "systemd.", "usage.", "watch.",
     ],
-    "launcher": [
-        "api", "detach", "dialler", "doctor", "execution", "job", "jobs", "launch", "launcher",
-        "placing", "planning", "scope", "service", "unmanaged",
-    ],
+    "launcher": ["api", "doctor", "job", "launch.", "launcher"],
     "edges": ["", "__main__", "cli."],
 }  # fmt: skip
 LEVELS = {name: level for level, names in enumerate(LAYERS.values()) for name in names}
 
 # Who may import what is not Python's own.
-OTHERS = {"dbus_next": "bus", "psutil": "memory", "matplotlib": "plot"}
+OTHERS = {"dbus_next": "bus", "psutil": "usage.memory", "matplotlib": "usage.plot"}
 
 # What pure modules have no use for.
 IMPURE = {"asyncio", "ctypes", "select", "signal", "socket", "subprocess", "threading"}
@@ -170,8 +161,8 @@ PURE = [name for name in sorted(modules()) if level(name) == LEVELS["box"]]
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_know_nothing_of_the_system(module: str) -> None:
     tops = {one.name.partition(".")[0] for one in imports(module) if not one.for_types}
-    # verdict reads the status of wait(2), which is numbers, and names signals.
-    assert tops & IMPURE <= ({"signal"} if module in ("names", "verdict") else set())
+    # The verdict reads the status of wait(2), which is numbers, and names signals.
+    assert tops & IMPURE <= ({"signal"} if module in ("values.names", "verdict") else set())
 
 
 @pytest.mark.parametrize("module", [name for name in sorted(modules()) if name[:5] == "init."])
@@ -215,12 +206,13 @@ COSTS = {
         *("threading", "typing", "dbus_next", "psutil", "sdbox.errors", "sdbox.bus"),
     },
     # Until there are two processes to import more.
-    "import sdbox.cli.front": {"argparse", "re", "typing", "sdbox.directives", "sdbox.smallloop"},
+    "import sdbox.cli.front": {"argparse", "re", "typing", "sdbox.directives", "sdbox.loop.small"},
     # Until init has begun to prepare itself.
     "import sdbox.cli.front; import sdbox.cli.run": {
         *("typing", "dataclasses", "inspect"),
         *("asyncio", "dbus_next", "json", "pathlib", "psutil", "ssl", "subprocess", "threading"),
-        *("ipaddress", "sdbox.addresses", "sdbox.devices", "sdbox.gpus", "sdbox.nodes"),
+        *("ipaddress", "sdbox.values.addresses", "sdbox.values.devices"),
+        *("sdbox.host.gpus", "sdbox.host.nodes"),
         *("tomllib", "sdbox.bus", "sdbox.job", "sdbox.launcher", "sdbox.embedded.control"),
     },
     "from sdbox import Box; Box(MemoryMax='1G')": {"asyncio", "dataclasses", "inspect", "typing"},
@@ -235,8 +227,8 @@ def test_what_every_job_pays_for(statement: str) -> None:
 def test_what_a_supervisor_pays_for() -> None:
     # By way of dbus_next's own package these would all be there.
     names = loaded("import sdbox.cli.supervise, sdbox.job", with_site=True)
-    assert {"sdbox.bus", "sdbox.smallloop"} <= names
+    assert {"sdbox.bus", "sdbox.loop.small"} <= names
     assert names & {"asyncio", "logging", "inspect", "subprocess", "ssl", "threading"} == set()
     assert names & {"dbus_next", "xml.etree", "psutil", "matplotlib", "sdbox.doctor"} == set()
-    assert names & {"sdbox.addresses", "sdbox.bpf", "sdbox.cpus", "sdbox.nodes"} == set()
-    assert names & {"sdbox.watch", "sdbox.series", "sdbox.plot", "sdbox.kmsg"} == set()
+    assert names & {"sdbox.values.addresses", "sdbox.host.nodes", "sdbox.usage.series"} == set()
+    assert names & {"sdbox.kernel.bpf", "sdbox.kernel.kmsg", "sdbox.cpus", "sdbox.watch"} == set()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdbox.errors import InvalidDirective
 from sdbox.journal import encoded
-from sdbox.output import Output, parse, stream_header
+from sdbox.journal.output import Output, parse, stream_header
 
 FIRST = string.ascii_uppercase
 NAMES = st.builds(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdbox.jsontext import encode
+from sdbox.management.jsontext import encode
 
 SCALARS = (
     st.none()

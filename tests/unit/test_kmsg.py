@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import kmsg
-from sdbox.kmsg import Victim, last_victim, parse_killed
+from sdbox.kernel import kmsg
+from sdbox.kernel.kmsg import Victim, last_victim, parse_killed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

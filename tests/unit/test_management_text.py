@@ -7,8 +7,8 @@ import pytest
 from sdbox.cli import table
 from sdbox.cli.complete import candidates
 from sdbox.cli.top import Reading, in_order, picture
-from sdbox.groups import is_job, job_of
-from sdbox.jobs import named
+from sdbox.management.groups import is_job, job_of
+from sdbox.management.jobs import named
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdbox import names
-from sdbox.values import Bind, Refused, WorkingDirectory
+from sdbox.values import Bind, Refused, WorkingDirectory, names
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import Unenforceable
 from sdbox.host import Host
+from sdbox.host.userns import remedy
+from sdbox.host.users import Credentials
 from sdbox.init import syscalls
-from sdbox.keeping import keeper
-from sdbox.planner import Caller, make_plan
+from sdbox.plan.keeping import keeper
+from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced
-from sdbox.userns import remedy
-from sdbox.users import Credentials
 from sdbox.verdict import launch_failed
 
 if TYPE_CHECKING:
     from sdbox.plan import Plan
-    from sdbox.properties import UnitType
+    from sdbox.plan.properties import UnitType
 
 USER = Caller(environment={}, working_directory="/", home="/home/alice", user=(1000, 100))
 ROOT = Caller(environment={}, working_directory="/", home="/root")

@@ -12,17 +12,17 @@ from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.host import Host
-from sdbox.keeping import keeper
+from sdbox.host.users import Credentials
 from sdbox.nesting import slice_path
 from sdbox.plan import Plan, check_version, properties_for
-from sdbox.planner import Caller, check_id, make_plan, new_id
+from sdbox.plan.keeping import keeper
+from sdbox.plan.planner import Caller, check_id, make_plan, new_id
 from sdbox.record import replaced
-from sdbox.users import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sdbox.properties import UnitType
+    from sdbox.plan.properties import UnitType
 
 GIB = 1 << 30
 ALL = frozenset({"cpu", "cpuset", "io", "memory", "pids"})

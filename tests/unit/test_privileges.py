@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sdbox import capabilities
 from sdbox.box import Box
 from sdbox.errors import InvalidDirective
-from sdbox.privileges import as_root, as_user, check
-from sdbox.users import Credentials
+from sdbox.host.users import Credentials
+from sdbox.plan.privileges import as_root, as_user, check
+from sdbox.values import capabilities
 
 if TYPE_CHECKING:
-    from sdbox.properties import UnitType
+    from sdbox.plan.properties import UnitType
 
 ALL = capabilities.ALL
 CHOWN, KILL, BPF = 1, 1 << 5, 1 << 39

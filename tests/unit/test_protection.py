@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import sockets
 from sdbox.box import Box
 from sdbox.config import Configuration
 from sdbox.errors import InvalidConfiguration, InvalidDirective
-from sdbox.protection import ENGINES, MANAGERS, covers, entries, hides_home
+from sdbox.host import sockets
+from sdbox.plan.protection import ENGINES, MANAGERS, covers, entries, hides_home
 
 if TYPE_CHECKING:
     from pathlib import Path

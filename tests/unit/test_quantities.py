@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdbox import quantities
-from sdbox.values import INFINITY, Percent, Refused, ResourceLimit, Usec
+from sdbox.values import INFINITY, Percent, Refused, ResourceLimit, Usec, quantities
 
 K, M, G = 1024, 1024**2, 1024**3
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdbox.quoting import (
+from sdbox.values import Refused, canonical
+from sdbox.values.quoting import (
     c_escape,
     literal_escape,
     quote_c,
@@ -12,7 +13,6 @@ from sdbox.quoting import (
     split_fields,
     split_words,
 )
-from sdbox.values import Refused, canonical
 
 # What os.fsdecode can give: any text without NUL, bytes that are not UTF-8 as surrogates.
 decoded = st.binary().map(lambda b: b.replace(b"\0", b"").decode("utf-8", "surrogateescape"))

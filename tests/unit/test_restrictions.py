@@ -8,12 +8,13 @@ import socket
 
 import pytest
 
-from sdbox import restrictions, seccomp
 from sdbox.box import Box
 from sdbox.errors import InvalidDirective, Unenforceable
-from sdbox.privileges import check
-from sdbox.restrictions import FAMILIES, NAMESPACES, allowed, rules
-from sdbox.users import Credentials
+from sdbox.host.users import Credentials
+from sdbox.kernel import seccomp
+from sdbox.plan.privileges import check
+from sdbox.values import restrictions
+from sdbox.values.restrictions import FAMILIES, NAMESPACES, allowed, rules
 
 ALL = set(NAMESPACES)
 NOBODY = Credentials(uid=65534, gid=65534, groups=(), home="/", environment={})

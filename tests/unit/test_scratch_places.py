@@ -9,7 +9,7 @@ import pytest
 from sdbox.box import Box
 from sdbox.errors import InvalidDirective
 from sdbox.init import syscalls
-from sdbox.scratch import check, directories, hides, keeper, mounts, on_disk, under
+from sdbox.plan.scratch import check, directories, hides, keeper, mounts, on_disk, under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sdbox.box import Box
 from sdbox.errors import SdboxError
 from sdbox.host import Host
-from sdbox.planner import Caller, make_plan
-from sdbox.series import Sample, Series, read_series
+from sdbox.plan.planner import Caller, make_plan
+from sdbox.usage.series import Sample, Series, read_series
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

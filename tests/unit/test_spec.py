@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox.box import Box
+from sdbox.host.users import Credentials
 from sdbox.init import syscalls
-from sdbox.planner import Caller
+from sdbox.plan.planner import Caller
+from sdbox.plan.scratch import hides
+from sdbox.plan.spec import make_spec
 from sdbox.record import replaced
-from sdbox.scratch import hides
-from sdbox.spec import make_spec
-from sdbox.users import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sdbox.properties import UnitType
+    from sdbox.plan.properties import UnitType
 
 CALLER = Caller(
     environment={b"HOME": b"/home/caller", b"PATH": b"/bin", b"RAW": b"\xff"},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdbox.topology import Cpu, choose, parse
+from sdbox.cpus.topology import Cpu, choose, parse
 
 
 def machine(*, nodes: int = 1, caches: int = 1, cores: int, threads: int = 2) -> dict[int, Cpu]:

@@ -9,8 +9,8 @@ import pytest
 
 from sdbox.box import Box
 from sdbox.host import Host
-from sdbox.kmsg import Victim
-from sdbox.planner import Caller, make_plan
+from sdbox.kernel.kmsg import Victim
+from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced
 from sdbox.result import REPORT_FIELDS, Reason, Result, Usage
 from sdbox.verdict import Ending, launch_failed, result, signal_name

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sdbox import topology
+from sdbox.cpus import topology
 from tests.conftest import MARK, SECONDS, SESSION
 from tests.waiting import wait_until
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import Box, projects
+from sdbox import Box
+from sdbox.host import projects
 from sdbox.init import quota
 from sdbox.init.steps import StepError
 from sdbox.launcher import Launcher
@@ -400,7 +401,7 @@ def test_it_is_lifted_when_the_supervisor_is_killed(sdbox: Sdbox, scratch: Path)
 def test_what_nobody_was_left_to_lift_is_lifted_by_the_next(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdbox.projects._start", lambda: 0)
+    monkeypatch.setattr("sdbox.host.projects._start", lambda: 0)
     gone = claimed(scratch)
     quota.give_new(str(scratch), limited(gone))
     (scratch / "file").write_text("left")
@@ -413,7 +414,7 @@ def test_what_nobody_was_left_to_lift_is_lifted_by_the_next(
 
 
 def test_a_project_is_one_jobs(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdbox.projects._start", lambda: quota.COUNT - 1)
+    monkeypatch.setattr("sdbox.host.projects._start", lambda: quota.COUNT - 1)
     first, second = claimed(disk), claimed(disk)
     assert first.number != second.number
     assert quota.is_ours(first.number)
@@ -428,13 +429,13 @@ def test_a_project_is_one_jobs(disk: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_administrators_numbers_are_left_alone(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdbox.projects._start", lambda: 7)
+    monkeypatch.setattr("sdbox.host.projects._start", lambda: 7)
     first = claimed(disk)
     first.close()
     (tmp_path / "projects").write_text(f"# mine\n{first.number}:/srv/a:b\n")
     (tmp_path / "projid").write_text(f"a:{first.number + 1}\nbad\n")
     others = {str(tmp_path / "projects"): 0, str(tmp_path / "projid"): 1}
-    monkeypatch.setattr("sdbox.projects._OTHERS", others)
+    monkeypatch.setattr("sdbox.host.projects._OTHERS", others)
     second = claimed(disk)
     second.close()
     assert second.number == first.number + 2

@@ -1,0 +1,1 @@
+"""What is asked of the kernel, a module an interface."""

@@ -1,0 +1,1 @@
+"""One launch, from a plan to the running payload."""

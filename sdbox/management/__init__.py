@@ -1,0 +1,1 @@
+"""Jobs that run, whoever started them: found, looked at, and managed."""

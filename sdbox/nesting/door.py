@@ -1,0 +1,232 @@
+"""The supervisor's side of a nestable box: it asks the manager for those who are inside.
+
+A process in the box's own unit connects to a socket that only the box has (`sdbox.init.nest`).
+A message is a number, a verb and its arguments in JSON; the answer has the same number. Whoever
+asks is known by the kernel's word alone, a process by a descriptor of it, and what may be asked
+for is `sdbox.nesting.bounds`'s to say. So nothing gets out of the slice, which bounds it all.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from sdbox import loop
+from sdbox.cgroup import Cgroup
+from sdbox.errors import ManagerRefused, SdboxError
+from sdbox.kernel.pidfd import pid_in, pid_of
+from sdbox.nesting import bounds, slice_path
+from sdbox.nesting.visitor import Visitor
+from sdbox.record import record
+from sdbox.systemd.peer import UNIT_EXISTS
+
+if TYPE_CHECKING:
+    from sdbox.host import Endpoint
+    from sdbox.manager import Manager
+    from sdbox.plan import Plan
+
+# Linux 6.5
+_SO_PEERPIDFD = 77
+_CREDENTIALS = struct.Struct("3i")
+# Of the descriptors that this process can have, the shares that those inside of one box may take,
+# and of all boxes: connections, and processes that they hand over.
+_SHARE_OF_ONE, _SHARE_OF_ALL = 8, 4
+# Requests of one box that are being carried out. What a manager takes of all is its own to say.
+_MOST_AT_WORK = 50
+
+
+@record
+class Inside:
+    """A unit that was started through the door: the cgroup that it is in, and whose it is."""
+
+    cgroup: str
+    uid: int
+
+
+class Door:
+    """Serves those who are inside of one box. `tree` is the cgroup of all of it."""
+
+    _taken_by_all = 0
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        plan: Plan,
+        endpoint: Endpoint,
+        manager: Manager,
+        tree: Cgroup,
+        inits: tuple[int, ...],
+    ) -> None:
+        self.prefix = f"{plan.job}."
+        self.slice = plan.whole
+        self.endpoint = endpoint
+        self.manager = manager
+        self.tree = tree
+        self.known: dict[str, Inside] = {}
+        self._starting: set[str] = set()
+        self._inits = inits
+        self._programs = plan.programs
+        self._own = tree.below(plan.cgroup.removeprefix(plan.tree))
+        self.places = loop.Semaphore(_MOST_AT_WORK)
+        self._visitors: set[Visitor] = set()
+        self._taken = 0
+        self._listener = listener
+        listener.setblocking(False)
+        loop.running().add_reader(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Serve nobody any more."""
+        loop.running().remove_reader(self._listener.fileno())
+        self._listener.close()
+        self._own.close()
+        for visitor in tuple(self._visitors):
+            visitor.close()
+
+    def forget(self, visitor: Visitor) -> None:
+        """A visitor has left."""
+        self._visitors.discard(visitor)
+        self.give_back()
+
+    def take(self) -> bool:
+        """Take a descriptor into account that those inside have of this process, if they may."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if self._taken >= limit // _SHARE_OF_ONE or Door._taken_by_all >= limit // _SHARE_OF_ALL:
+            return False
+        self._taken += 1
+        Door._taken_by_all += 1
+        return True
+
+    def give_back(self) -> None:
+        """Undo take()."""
+        self._taken -= 1
+        Door._taken_by_all -= 1
+
+    def slices(self, uid: int) -> frozenset[str]:
+        """Return the slices that a user may start units in: the box's, and of his boxes in it."""
+        inner = (
+            unit
+            for unit, inside in self.known.items()
+            if unit.endswith(".slice") and uid in (0, inside.uid) and self.is_there(unit)
+        )
+        return frozenset((self.slice, *inner))
+
+    def is_there(self, unit: str) -> bool:
+        """Whether a unit is one that was started through here, and still has its cgroup."""
+        inside = self.known.get(unit)
+        return inside is not None and os.path.isdir(inside.cgroup)
+
+    def pid_of(self, pidfd: int, uid: int) -> int:
+        """Return the PID that a process in the box has for the manager. Raises SdboxError.
+
+        It has to be the user's own. Up to systemd 254 a process is known by its PID alone: if it
+        ends in this very moment, another one may have that.
+        """
+        pid = pid_of(pidfd)
+        if pid not in self.tree.processes() or pid in self._inits:
+            raise bounds.refusal(f"process {pid}, which is not in this box")
+        if uid not in (0, os.stat(f"/proc/{pid}").st_uid):
+            raise bounds.refusal(f"process {pid} of another user")
+        return pid_in(self.endpoint.pid_namespace, pidfd)
+
+    async def start(self, request: bounds.Start, uid: int, pid: int, pidfd: int) -> None:
+        """Start a scope; `pidfd` is closed. Raises as Manager.start_scope()."""
+        names = self._names(request)
+        try:
+            self._refuse_twin(request.unit)
+        except ManagerRefused:
+            os.close(pidfd)
+            raise
+        self._starting |= names
+        try:
+            self._note(request, uid)
+            await self.manager.start_scope(
+                request.unit,
+                request.properties,
+                pids=[pid],
+                pidfds=[pidfd],
+                own_slice=request.own_slice,
+            )
+            await self._see_programs(request.unit)
+        finally:
+            self._starting -= names
+            os.close(pidfd)
+
+    def _names(self, request: bounds.Start) -> set[str]:
+        own = request.own_slice
+        return {request.unit} if own is None else {request.unit, own.name}
+
+    def _refuse_twin(self, unit: str) -> None:
+        if unit in self._starting or self.is_there(unit):
+            raise ManagerRefused(f"{unit}: it is there", name=UNIT_EXISTS, hint="Choose another id")
+
+    def _note(self, request: bounds.Start, uid: int) -> None:
+        """Know of a unit that is about to be started, and of its slice."""
+        (within,) = [p.value for p in request.properties if p.name == "Slice"]
+        place = self.endpoint.cgroup_root + slice_path(within)
+        self.known = {unit: inside for unit, inside in self.known.items() if self._is_of_use(unit)}
+        self.known[request.unit] = Inside(cgroup=f"{place}/{request.unit}", uid=uid)
+        if request.own_slice is not None:
+            self.known[within] = Inside(cgroup=place, uid=uid)
+
+    def _is_of_use(self, unit: str) -> bool:
+        return unit in self._starting or self.is_there(unit)
+
+    async def _see_programs(self, unit: str) -> None:
+        """Make sure that what the box may not reach, those inside may not either.
+
+        systemd has a slice's addresses kept by programs on each unit's cgroup in it, its devices by
+        one on its own.
+        """
+        if not self._programs:
+            return
+        from sdbox.kernel import bpf
+
+        try:
+            with Cgroup.open(self.known[unit].cgroup) as cgroup:
+                bpf.check(cgroup.fd, unit, [p for p in self._programs if p not in bpf.OF_SLICES])
+            bpf.check(self.tree.fd, self.slice, [p for p in self._programs if p in bpf.OF_SLICES])
+        except SdboxError:
+            await self.manager.destroy(unit)
+            raise
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            # It has gone again.
+            return
+        if not self._is_inside(sock) or not self.take():
+            sock.close()
+            return
+        self._visitors.add(Visitor(self, sock, _credentials(sock)[1]))
+
+    def _is_inside(self, sock: socket.socket) -> bool:
+        """Whether a process of the box's own unit has connected: not one of a box inside of it."""
+        try:
+            pidfd = _peer(sock)
+        except OSError:
+            return False
+        try:
+            return pid_of(pidfd) in self._own.processes()
+        except SdboxError:
+            return False
+        finally:
+            os.close(pidfd)
+
+
+def _peer(sock: socket.socket) -> int:
+    """Return a descriptor of the process that has connected."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return os.pidfd_open(_credentials(sock)[0])
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """Return PID, user and group of who has connected."""
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(data)

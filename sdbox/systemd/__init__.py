@@ -1,0 +1,1 @@
+"""The way to systemd: its bus, and what goes over it."""
