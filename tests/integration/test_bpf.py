@@ -35,7 +35,8 @@ DEVICES = Box(DevicePolicy="closed")
 FORGO = """
 import ctypes, os, struct, sys
 sys.path[:] = {path!r}
-from sdbox import bpf, embedded
+from sdbox import embedded
+from sdbox.kernel import bpf
 number = bpf._BPF[os.uname().machine]
 # struct sock_filter: load the call's number; if it is that, EPERM, else let it pass.
 program = b"".join(struct.pack("HBBI", *words) for words in (
