@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from operator import truediv
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1 << 20
 HOG = "b = bytearray(300 << 20); print('has it all')"
-# Takes all the CPU time that it can get, for so long, from the moment on that it is told, or now.
+# Takes all the CPU time that it can get, from the moment on that it is told, or now, and says how
+# much that was in each of so many seconds.
 BURNER = """
 import sys, time
 print("up", flush=True)
@@ -32,8 +35,8 @@ def used_at(moment):
     while time.monotonic() < moment:
         pass
     return time.process_time()
-before = used_at(start)
-print(used_at(start + float(sys.argv[1])) - before)
+used = [used_at(start + second) for second in range(int(sys.argv[1]) + 1)]
+print(*(after - before for before, after in zip(used, used[1:])))
 """
 # Grows by a megabyte at a time until that takes far longer than it should, or it has so many.
 GROWER = """
@@ -185,7 +188,7 @@ except BlockingIOError:
 
 def test_a_quota_of_half_a_cpu(sdbox: Sdbox) -> None:
     done = sdbox.run("--cpu-quota=50%", "--", *python, BURNER, "5", report=True)
-    assert float(done.out.split()[1]) / 5 == pytest.approx(0.5, abs=0.05)
+    assert sum(map(float, done.out.split()[1:])) / 5 == pytest.approx(0.5, abs=0.05)
     assert done.account["cpu_throttled_seconds"] > 1
 
 
@@ -199,8 +202,9 @@ def test_weights_share_a_cpu(sdbox: Sdbox) -> None:
     start = time.monotonic() + seconds(0.5)
     for job in jobs:
         job.send(f"{start}\n".encode())
-    light, heavy = (float(job.end().out) for job in jobs)
-    assert heavy / light == pytest.approx(3, rel=0.15)
+    light, heavy = (map(float, job.end().out.split()) for job in jobs)
+    # Of these one may be when an emulated processor stood still: who ran then has used it all.
+    assert statistics.median(map(truediv, heavy, light)) == pytest.approx(3, rel=0.15)
 
 
 def test_allowed_cpus_can_not_be_undone(sdbox: Sdbox) -> None:
