@@ -35,6 +35,7 @@ from sdbox.init.child import Child, give_up_door, give_up_limit
 from sdbox.init.descriptors import close_all_but
 from sdbox.init.spare import HELD, Spare
 from sdbox.init.steps import StepError
+from sdbox.init.title import set_title
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -355,6 +356,7 @@ def main(
     if cgroup is not None:
         with open(f"{cgroup}/cgroup.procs", "wb", buffering=0) as file:
             file.write(b"0")
+    set_title("sdbox: helper")
     helper = Helper(socket.socket(fileno=control), supervisor, spares=spares)
     if first is not None:
         first(helper)

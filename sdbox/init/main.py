@@ -25,6 +25,7 @@ import time
 from sdbox.init import cleanup, mounts, payload, syscalls, wire
 from sdbox.init.reaping import Reaper, tell
 from sdbox.init.steps import StepError, step
+from sdbox.init.title import set_title
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Init:
 
     def _prepare(self) -> None:
         """Do all that needs no fork: this runs while the supervisor asks for the unit."""
+        set_title(f"sdbox: init of {self.spec['job']}")
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         if self.spec["spare_init"]:
             with step("OOMScoreAdjust"), open("/proc/self/oom_score_adj", "wb") as file:

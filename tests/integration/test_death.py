@@ -177,6 +177,26 @@ def test_supervisor_and_helper_killed_at_once(sdbox: Sdbox) -> None:
     assert directories(job.id) == []
 
 
+def test_who_kills_all_of_its_name_takes_the_box_along(sdbox: Sdbox) -> None:
+    """`pkill -9 -f 'sdbox run'`: it finds the supervisor, and not those that end the box."""
+    job = start_forks(sdbox, FILL_TMP, options=("--private-tmp",))
+    init, (helper,) = sdbox.members(job.id)[0], children(job.pid)
+    assert title(helper) == b"sdbox: helper"
+    assert title(init) == f"sdbox: init of {job.id}".encode()
+    remains = Remains(sdbox, job)
+    of_that_name = [
+        pid for pid in (job.pid, helper, init) if f"--id={job.id}".encode() in title(pid)
+    ]
+    assert of_that_name == [job.pid]
+    os.kill(job.pid, signal.SIGKILL)
+    remains.wait(time.monotonic() + END_SECONDS)
+    assert directories(job.id) == []
+
+
+def title(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().removesuffix(b"\0")
+
+
 def test_a_killed_helper_ends_the_job(sdbox: Sdbox) -> None:
     job = start_forks(sdbox, FILL_TMP)
     (helper,) = children(job.pid)
