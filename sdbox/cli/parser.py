@@ -48,6 +48,13 @@ class Parser(argparse.ArgumentParser):
         complain(f"{message}. See {self.prog} --help")
         raise SystemExit(2)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse here what this parser does not know: a verb's help tells more than all verbs'."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
     def print_help(self, file: Any = None) -> None:
         """Print the help text, and leave where stdout does not take it."""
         try:

@@ -576,3 +576,12 @@ def test_stderr_that_nobody_reads(sdbox: Sdbox) -> None:
             timeout=SECONDS,
         )
     assert done.returncode == 127
+
+
+@pytest.mark.parametrize("words", [("run", "--nope", "true"), ("list", "--nope")])
+def test_what_a_verb_does_not_know_is_for_its_own_help(
+    sdbox: Sdbox, words: tuple[str, ...]
+) -> None:
+    done = sdbox.call(*words)
+    told = f"sdbox: unrecognized arguments: --nope. See sdbox {words[0]} --help\n"
+    assert (done.status, done.out, done.err) == (2, "", told)
