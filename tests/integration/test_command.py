@@ -142,5 +142,6 @@ def test_what_is_installed_is_this_command_and_compiled() -> None:
     assert os.access(installed, os.X_OK)
     if CHECKOUT in PACKAGE.parents and ".venv" not in PACKAGE.parts:
         pytest.skip("sdbox is imported from the checkout: nobody compiled it")
-    compiled = {path.name.partition(".")[0] for path in PACKAGE.glob("__pycache__/*.pyc")}
-    assert compiled == {path.stem for path in PACKAGE.glob("*.py")}
+    found = PACKAGE.rglob("__pycache__/*.pyc")
+    compiled = {path.parent.with_name(path.name.partition(".")[0]) for path in found}
+    assert compiled == {path.with_suffix("") for path in PACKAGE.rglob("*.py")}
