@@ -115,7 +115,7 @@ async def _reach(endpoint: Endpoint) -> Reached:
 
         manager: Manager = await inner.connect(endpoint.bus_socket)
     else:
-        manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS)
+        manager = await Manager.connect(dial, timeout=_CALL_SECONDS)
     # The journal of another PID namespace knows no process of this one: systemd speaks for it.
     sender = None if endpoint.pid_namespace is None else pid_of(endpoint.pid_namespace)
     return Reached(endpoint=endpoint, manager=manager, journal=Journal(endpoint.journal, sender))
@@ -124,9 +124,9 @@ async def _reach(endpoint: Endpoint) -> Reached:
 class Jobs:
     """The jobs of one manager. An async context manager; `launcher.jobs` is one, too.
 
-    `manager` is `auto`, `system` or `embedded`. None is booted for it: where there is none, there
-    are no jobs. A job is named by a JobStatus, or by its id or unit. The verbs raise NoSuchJob,
-    ManagerRefused, ManagerUnavailable and TimedOut.
+    `manager` is `auto`, `system`, `user` or `embedded`. None is booted for it: where there is
+    none, there are no jobs. A job is named by a JobStatus, or by its id or unit. The verbs raise
+    NoSuchJob, ManagerRefused, ManagerUnavailable and TimedOut.
     """
 
     def __init__(self, *, manager: Choice = "auto") -> None:
