@@ -9,12 +9,12 @@ systemd is the only database: what is here comes from it and from the cgroups of
 
 from __future__ import annotations
 
-import pwd
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
 from sdbox import host
 from sdbox.bus import Bus, Peer
+from sdbox.host.users import user_name
 from sdbox.journal import Journal
 from sdbox.kernel.pidfd import pid_of
 from sdbox.management import groups, verbs
@@ -85,14 +85,6 @@ def _remembered(memo: Memo | None) -> dict[str, Any]:
         "supervisor": supervisor and {**values_of(supervisor), "alive": supervisor.alive()},
         "started_at": memo.started_at,
     }
-
-
-def user_name(uid: int) -> str:
-    """Return a user's name, or the number of one that has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 @record

@@ -111,9 +111,6 @@ def _listener(path: str, *, direct: bool = False) -> int:
 
 def user_name() -> str:
     """Return the name of the user that this process is, or his number."""
-    import pwd
+    from sdbox.host import users
 
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
+    return users.user_name(os.geteuid())
