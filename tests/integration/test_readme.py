@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox import config, embedded
+from sdbox.cli.parser import parser_for
+from sdbox.directives import DIRECTIVES
 from sdbox.journal.events import EVENTS
 from sdbox.result import REPORT_FIELDS
 from tests.pace import seconds
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).parent.parent.parent
 INSTALLED = Path(sys.executable).parent
+README = (CHECKOUT / "README.md").read_text()
 
 # A block, and before it what a reader does not see: the exit status that it is to have.
 _BLOCK = re.compile(r"(?:<!-- exits (\d+) -->\n)?```(\w*)\n(.*?)```\n", re.DOTALL)
@@ -42,7 +46,7 @@ class Block:
 def blocks(*languages: str) -> list[Block]:
     found = [
         Block(language=language, text=text, status=int(status or 0))
-        for status, language, text in _BLOCK.findall((CHECKOUT / "README.md").read_text())
+        for status, language, text in _BLOCK.findall(README)
     ]
     assert {block.language for block in found} == {"sh", "toml", "json", "python"}
     return [block for block in found if block.language in languages]
@@ -150,7 +154,7 @@ def test_commands(block: Block, place: Place, path: str) -> None:
     assert done.returncode == block.status, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=["sync", "async", "jobs"])
+@pytest.mark.parametrize("block", blocks("python"), ids=["sync", "async", "jobs", "schema"])
 def test_programs(block: Block, place: Place, path: str) -> None:
     done = place.run([sys.executable, "-I", "-c", block.text], path)
     assert done.returncode == 0, done.stderr
@@ -160,6 +164,34 @@ def test_programs(block: Block, place: Place, path: str) -> None:
 def test_configuration_is_one(place: Place) -> None:
     configuration = config.load(str(place.directory / "sdbox.toml"))
     assert "MemoryMax" in configuration.box("small").directives
+
+
+# What it says of other programs.
+OF_OTHERS = {"--all", "--hypothesis-profile", "--no-pager", "--unit"}
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """All options of a parser and of its verbs."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from options(verb)
+
+
+def test_options_are_ones() -> None:
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    assert named - set(options(parser_for(()))) == OF_OTHERS
+
+
+def test_settings_have_the_options_that_it_says() -> None:
+    rows = re.findall(r"^\| ([A-Z][^|]*) \| ([^|]*) \| [^|]* \| [^|]*\|$", README, re.MULTILINE)
+    assert len(rows) > 20
+    for settings, flags in rows:
+        directives = [DIRECTIVES[name] for name in settings.split(", ") if name in DIRECTIVES]
+        assert directives or settings.startswith("LimitNOFILE")
+        there = [row.option.flag for row in directives if row.option is not None]
+        assert re.findall(r"--[a-z-]+", flags) == there, settings
 
 
 def test_report_has_the_fields_of_one() -> None:
