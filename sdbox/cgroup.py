@@ -1,7 +1,8 @@
 """A cgroup v2 directory: its files, its processes, and waiting for it to be empty.
 
 Everything goes through a directory file descriptor, so that a path that is made again for another
-job is never taken for this one. The box's helper uses it too: standard library only, no asyncio.
+job is never taken for this one. `sdbox run` imports it on its way to every launch: standard library
+only, no asyncio, no loop of sdbox's.
 """
 
 from __future__ import annotations
@@ -128,24 +129,17 @@ class Cgroup:
 
     def wait_empty(self, timeout: float) -> None:
         """Block until no process is left here or below. Raises TimedOut."""
-        self._wait("populated", 0, timeout)
+        with _Events(self) as events:
+            end = time.monotonic() + timeout
+            while not events.tell_of_end():
+                events.wait(self._pause(end, timeout))
 
     async def wait_empty_async(self, timeout: float) -> None:
         """As wait_empty(), in a running event loop."""
         with _Events(self) as events:
             end = time.monotonic() + timeout
-            while not events.has("populated", 0):
-                await _readable(events.fileno(), self._pause(end, "populated 0", timeout))
-
-    def freeze(self, timeout: float) -> None:
-        """Freeze the tree, and wait until it is. Only where systemd can't be asked to."""
-        self.write("cgroup.freeze", "1")
-        self._wait("frozen", 1, timeout)
-
-    def thaw(self, timeout: float) -> None:
-        """Undo freeze(), and wait until it is undone."""
-        self.write("cgroup.freeze", "0")
-        self._wait("frozen", 0, timeout)
+            while not events.tell_of_end():
+                await _readable(events.fileno(), self._pause(end, timeout))
 
     def kill(self) -> None:
         """SIGKILL the tree at once, with no race against what forks (Linux 5.14)."""
@@ -191,7 +185,7 @@ class Cgroup:
             io_pressure_seconds=self._pressure("io"),
         )
 
-    def kept_own_memory_limit(self) -> bool | None:
+    def hit_own_memory_limit(self) -> bool | None:
         """Whether anything was killed for this cgroup's own limit; None where that can't be told.
 
         Not so if it was for the limit of one above, or of one below.
@@ -206,7 +200,7 @@ class Cgroup:
             return kills
         # Nobody lives in a slice itself: its limit takes from those below.
         kills = (self.flat("memory.events") or {}).get("oom_kill")
-        return kills if self.kept_own_memory_limit() else 0
+        return kills if self.hit_own_memory_limit() else 0
 
     def cpu_seconds(self) -> float | None:
         """CPU time of the tree so far."""
@@ -225,16 +219,10 @@ class Cgroup:
                 return _seconds(int(line.rpartition("total=")[2]))
         return None
 
-    def _wait(self, key: str, value: int, timeout: float) -> None:
-        with _Events(self) as events:
-            end = time.monotonic() + timeout
-            while not events.has(key, value):
-                events.wait(self._pause(end, f"{key} {value}", timeout))
-
-    def _pause(self, end: float, what: str, timeout: float) -> float:
+    def _pause(self, end: float, timeout: float) -> float:
         left = end - time.monotonic()
         if left <= 0:
-            raise TimedOut(f"cgroup {self.name}: not {what} after {timeout:g} s")
+            raise TimedOut(f"cgroup {self.name}: it still has processes after {timeout:g} s")
         return min(left, RECHECK_SECONDS)
 
     def _tree(self) -> Iterator[str]:
@@ -311,12 +299,12 @@ class _Events:
     def wait(self, seconds: float) -> None:
         self._epoll.poll(seconds)
 
-    def has(self, key: str, value: int) -> bool:
-        """Whether it says `key value`, or the cgroup is gone: then nothing more will change."""
+    def tell_of_end(self) -> bool:
+        """Whether the cgroup has no processes any more, or is gone itself."""
         if self._fd < 0:
             return True
         try:
-            return _flat(os.pread(self._fd, 4096, 0).decode())[key] == value
+            return not _flat(os.pread(self._fd, 4096, 0).decode())["populated"]
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
@@ -325,7 +313,7 @@ class _Events:
 
 async def _readable(fd: int, seconds: float) -> None:
     """Wait until `fd` can be read, or for so long."""
-    from sdbox import loop  # here, since the helper never comes here and must not pay for it
+    from sdbox import loop  # here, since who waits for nothing must not pay for it
 
     with contextlib.suppress(TimedOut):
         async with loop.within(seconds, "waiting"):

@@ -63,8 +63,8 @@ class Options(DetachOptions, total=False):
 class Launcher:
     """Starts jobs, hundreds at a time, from one program. An async context manager.
 
-    `manager` is `auto`, `system` or `embedded`. `notice` gets what a person should know, a line
-    each. When the program ends, however it ends, so do its jobs.
+    `manager` is `auto`, `system`, `user`, `embedded` or `none`, as for `sdbox run`. `notice` gets
+    what a person should know, a line each. When the program ends, however it ends, so do its jobs.
     """
 
     def __init__(

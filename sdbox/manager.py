@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from sdbox import loop
-from sdbox.bus import Bus, variant
+from sdbox.bus import variant
 from sdbox.errors import ConnectionLost, LaunchFailed, ManagerRefused, TimedOut
 from sdbox.record import record
 from sdbox.systemd.peer import (
@@ -97,7 +97,7 @@ class UnitStatus:
 
 
 class Manager:
-    """One systemd manager. Made by connect() or connect_by(); `version` is such as 257.
+    """One systemd manager. Made by connect(); `version` is such as 257.
 
     Every verb raises ManagerRefused, ManagerUnavailable or TimedOut. `timeout`, in seconds, holds
     for one verb; without one it is that of the connection. The unit of a verb is a full name.
@@ -115,19 +115,12 @@ class Manager:
         return self._systemd.version
 
     @classmethod
-    async def connect(cls, address: str, *, timeout: float, only: str | None = None) -> Manager:
-        """Connect through the bus at `address`.
+    async def connect(cls, dial: Dial, *, timeout: float, only: str | None = None) -> Manager:
+        """Connect by what `dial` makes: another connection when one is lost.
 
         With `only`, the name of a unit, no signals about other units are received: a supervisor
         of one job is not to be woken for every job of the machine.
         """
-        return await cls.connect_by(
-            lambda: Bus.connect(address, timeout=timeout), timeout=timeout, only=only
-        )
-
-    @classmethod
-    async def connect_by(cls, dial: Dial, *, timeout: float, only: str | None = None) -> Manager:
-        """As connect(), by connections that `dial` makes: another when one is lost."""
         systemd = Systemd(dial, timeout=timeout, only=only)
         await systemd.open()
         return cls(systemd)
@@ -149,10 +142,10 @@ class Manager:
         """Start a transient scope with these processes in it; return when its job is done.
 
         `pids` are as the manager's PID namespace has them; `pidfds`, of the same processes, are
-        used instead where systemd takes them (255). LaunchFailed when systemd could not start
-        it. After TimedOut or a cancellation the scope may still come to be, while its processes
-        live. `own_slice` is made with it, for it to be in. That
-        they are in it is not verified here: see systemd issue 36781.
+        used instead where systemd takes them (255). `own_slice` is made with the scope, for it to
+        be in. Raises LaunchFailed when systemd could not start it. After TimedOut or a
+        cancellation the scope may still come to be, as long as its processes live. Whether they
+        are in it has to be looked at by the caller: see systemd issue 36781.
         """
         processes, fds = self._processes(pids, pidfds)
         async with self._within(timeout, f"starting {unit}"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sdbox.messages import MEGABYTE, memory_message, wall_message
 from sdbox.record import record
 from sdbox.result import Reason, Result, Usage
+from sdbox.values.names import format_signal
 
 if TYPE_CHECKING:
     from sdbox.kernel.kmsg import Victim
@@ -100,7 +101,7 @@ def _reason(
     if ending.killed or ending.status is None:
         return "killed", "Job was killed."
     if number is not None:
-        return "signal", f"Job was ended by signal {signal_name(number)}."
+        return "signal", f"Job was ended by signal {format_signal(number)}."
     return "exited", f"Job exited with status {exit_code}."
 
 
@@ -114,11 +115,3 @@ def _out_of_memory(plan: Plan, ending: Ending, usage: Usage) -> str:
         return message
     megabytes = victim.own_bytes // MEGABYTE
     return f"{message} The kernel killed {victim.name} (PID {victim.pid}, {megabytes} megabytes)."
-
-
-def signal_name(number: int) -> str:
-    """Return a signal's name; real-time signals have numbers only."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)

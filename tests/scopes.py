@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdbox.bus import Bus
 from sdbox.cgroup import Cgroup
 from sdbox.kernel.pidfd import pid_of
 from sdbox.management.memo import Memo, rewrite
@@ -79,7 +80,10 @@ def _move(pid: int, cgroup: str) -> None:
 async def scopes(endpoint: Endpoint, prefix: str, count: int) -> AsyncIterator[list[str]]:
     """So many scopes by their units' names, gone in the end."""
     units = [f"sdbox-{prefix}-{n:04}.scope" for n in range(count)]
-    manager = await Manager.connect(f"unix:path={endpoint.bus_socket}", timeout=_SECONDS)
+    address = f"unix:path={endpoint.bus_socket}"
+    manager = await Manager.connect(
+        lambda: Bus.connect(address, timeout=_SECONDS), timeout=_SECONDS
+    )
     try:
         with sleepers(endpoint, count) as pids:
             pairs = list(zip(units, pids, strict=True))

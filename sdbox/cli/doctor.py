@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from sdbox.cli import table
 from sdbox.host import CHOICES
 from sdbox.record import values_of
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sdbox.doctor import Examination
 
-_GREEN, _YELLOW, _RED, _PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
+_GREEN, _YELLOW, _RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
 _COLOURS = {
     "kernel": _GREEN,
     "manager": _GREEN,
@@ -74,6 +74,6 @@ def _print_text(examination: Examination) -> None:
 
 def _line(name: str, word: str, text: str) -> None:
     padded = f"{word:8}"
-    if word and sys.stdout.isatty():
-        padded = f"{_COLOURS.get(word, _RED)}{padded}{_PLAIN}"
+    if word:
+        padded = table.in_colour(padded, _COLOURS.get(word, _RED))
     print(f"{name:20} {padded} {text}".rstrip())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
-import sys
 from typing import TYPE_CHECKING
 
 from sdbox import embedded
@@ -43,10 +40,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     # Everything after the verb is the command's, options too.
     execute.add_argument("command", nargs="...", metavar="COMMAND")
+    execute.set_defaults(refuse=execute.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the parsed command line says; return the exit status. Raises SdboxError."""
+    """Do what the parsed command line says; return the exit status as main() does."""
     return _VERBS[arguments.verb](arguments)
 
 
@@ -79,19 +77,18 @@ def stop(arguments: argparse.Namespace) -> int:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Run a command inside, and end as it does: with its exit status, or by its signal."""
+    """Run a command inside; return its exit status, negative for the signal that ended it."""
     command = arguments.command
     if command[:1] == ["--"]:
         command = command[1:]
     if not command:
-        print("sdbox embedded exec: no command given", file=sys.stderr)
-        return 2
+        arguments.refuse("There is no command to run")
     manager = embedded.find()
     if manager is None:
         raise ManagerUnavailable(
             "The embedded manager is not running", hint="Boot it: sdbox embedded start"
         )
-    return end_like(embedded.execute(manager, command))
+    return os.waitstatus_to_exitcode(embedded.execute(manager, command))
 
 
 def _describe(manager: Embedded) -> dict[str, str | int]:
@@ -109,22 +106,6 @@ def _describe(manager: Embedded) -> dict[str, str | int]:
     }
 
 
-def end_like(wait_status: int) -> int:
-    """End as a command did: return its exit status, or die of its signal."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    if code < 0:
-        # So that a shell that runs us sees what it would have seen without us; the core dump, if
-        # any, is the command's.
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if -code not in _UNBLOCKABLE:
-            signal.signal(-code, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
-        os.kill(os.getpid(), -code)
-        return 128 - code
-    return code
-
-
-_UNBLOCKABLE = (signal.SIGKILL, signal.SIGSTOP)
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": status,
     "start": start,

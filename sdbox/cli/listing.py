@@ -162,7 +162,7 @@ def _frozen_by(job: JobStatus) -> str:
 
 
 def _remembered(memo: Memo) -> Iterator[tuple[str, str]]:
-    from sdbox.management.jobs import user_name
+    from sdbox.host.users import user_name
 
     yield "Owner", f"{user_name(memo.owner)} ({memo.owner})"
     if memo.supervisor is not None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sdbox import embedded, host
 from sdbox.cli import naming
-from sdbox.cli.embedded import end_like
 from sdbox.cli.parser import layout
 from sdbox.errors import ManagerUnavailable, SdboxError
 
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             "The embedded manager is not running, and its journal went with it",
             hint="The next job boots it",
         )
-    return end_like(embedded.execute(manager, command))
+    return os.waitstatus_to_exitcode(embedded.execute(manager, command))
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbox.cli import naming
 from sdbox.cli.parser import layout
+from sdbox.management.verbs import FREEZE_SECONDS
 
 if TYPE_CHECKING:
     import argparse
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from sdbox.management.jobs import Jobs, JobStatus
 
 _STATUS = "Exit status: 0 if it was done to all, 4 if there is no such job, else 125."
-# How a job that dies is told: no more than systemd's own time-outs allow.
-_FREEZE_SECONDS = 10.0
 
 
 def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
@@ -58,9 +57,9 @@ def _add_freezer(
     parser.add_argument(
         "--timeout",
         type=float,
-        default=_FREEZE_SECONDS,
+        default=FREEZE_SECONDS,
         metavar="SECONDS",
-        help=f"how long to wait for it to be so (default: {_FREEZE_SECONDS:g})",
+        help=f"how long to wait for it to be so (default: {FREEZE_SECONDS:g})",
     )
 
 

@@ -7,11 +7,12 @@ import importlib
 import os
 
 from sdbox.cli.talk import complain, stdout_failed
+from sdbox.errors import SdboxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TextIO
 
 
 # The verbs in the help's order, and the module of each.
@@ -91,6 +92,18 @@ def bare() -> tuple[Parser, argparse._SubParsersAction[Any]]:
     )
     parser.add_argument("--version", action="version", version=f"sdbox {__version__}")
     return parser, parser.add_subparsers(metavar="VERB", required=True, prog="sdbox")
+
+
+def opened(option: str, path: str | None) -> TextIO | None:
+    """Open the file that an option names to be written, if it was given. Raises SdboxError."""
+    if path is None:
+        return None
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise SdboxError(
+            f"{option}: {path!r}: {error.strerror}", hint="Name a file that can be written"
+        ) from None
 
 
 def layout(prog: str) -> argparse.HelpFormatter:

@@ -6,10 +6,10 @@ import argparse
 import os
 
 from sdbox.box import Box
-from sdbox.cli.parser import Parser, bare, layout
+from sdbox.cli.parser import Parser, bare, layout, opened
 from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
-from sdbox.errors import InvalidDirective, SdboxError
+from sdbox.errors import InvalidDirective
 from sdbox.host import CHOICES, host_of
 from sdbox.launch.planning import assigned, caller, held, plan_for, project_for
 from sdbox.plan.planner import new_id
@@ -232,8 +232,8 @@ def prepare(
     if claim is not None:
         claim.sign(plan, endpoint.cgroup_root)
     # Before the job starts, so that a path that can't be is told in time.
-    report = _opened("--report", arguments.report)
-    series = _opened("--record", arguments.record)
+    report = opened("--report", arguments.report)
+    series = opened("--record", arguments.record)
     where = arguments.output
     if where is None:
         where = "journal" if arguments.detach else _INHERIT
@@ -279,9 +279,10 @@ def _plan(
 def _output(where: str, journal: str, plan: Plan) -> tuple[Streams, tuple[socket.socket, ...]]:
     if where == _INHERIT:
         return (0, 1, 2), ()
-    from sdbox.journal.output import Outlets, opened, parse
+    from sdbox.journal import output
 
-    outlets = opened(parse(where), journal, plan, Outlets(stdout=1, stderr=2))
+    inherited = output.Outlets(stdout=1, stderr=2)
+    outlets = output.opened(output.parse(where), journal, plan, inherited)
     return (0, outlets.stdout, outlets.stderr), outlets.to_journal
 
 
@@ -357,14 +358,3 @@ def _assigned(flag: str, raw: str) -> Box:
 
 def _command(words: Sequence[str]) -> Sequence[str]:
     return words[1:] if words[:1] == ["--"] else words
-
-
-def _opened(option: str, path: str | None) -> TextIO | None:
-    if path is None:
-        return None
-    try:
-        return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise SdboxError(
-            f"{option}: {path!r}: {error.strerror}", hint="Name a file that can be written"
-        ) from None

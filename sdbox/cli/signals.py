@@ -72,8 +72,8 @@ def stop() -> None:
 
 
 def end_by(number: int) -> NoReturn:
-    """End this process by a signal, as the payload was."""
-    # The payload has dumped core where it should; this process is of no interest.
+    """End this process by a signal, as the payload was, or another command that it stands for."""
+    # That has dumped core where it should; this process is of no interest.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)

@@ -64,9 +64,14 @@ def coloured(line: str) -> str:
 def painted(state: str) -> str:
     """Return a state in its colour, on a terminal whose user wants colours."""
     colour = _COLOURS.get(state)
-    if colour is None or "NO_COLOR" in os.environ or not sys.stdout.isatty():
-        return state
-    return f"{colour}{state}{_PLAIN}"
+    return state if colour is None else in_colour(state, colour)
+
+
+def in_colour(text: str, colour: str) -> str:
+    """Return a text in a colour, on a terminal whose user wants colours."""
+    if "NO_COLOR" in os.environ or not sys.stdout.isatty():
+        return text
+    return f"{colour}{text}{_PLAIN}"
 
 
 def size(number: float | None) -> str:

@@ -7,7 +7,7 @@ import resource
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sdbox.cli import naming
-from sdbox.cli.parser import layout
+from sdbox.cli.parser import layout, opened
 from sdbox.cli.talk import complain
 from sdbox.errors import SdboxError
 from sdbox.messages import one_line
@@ -63,7 +63,7 @@ async def _wait(arguments: argparse.Namespace) -> int:
 
     async with Jobs(manager=arguments.manager) as jobs:
         found, status = await naming.find(jobs, arguments.jobs)
-        report = _opened(arguments.report, len(found))
+        report = _report(arguments.report, len(found))
         waits = [_end(jobs, job, arguments, report) for job in found]
         if arguments.timeout is None:
             ends = await loop.gather(*waits)
@@ -77,17 +77,10 @@ async def _wait(arguments: argparse.Namespace) -> int:
     return next((end for end in ends if end), status)
 
 
-def _opened(path: str | None, jobs: int) -> TextIO | None:
-    if path is None or not jobs:
-        return None
-    if jobs > 1:
+def _report(path: str | None, jobs: int) -> TextIO | None:
+    if path is not None and jobs > 1:
         raise SdboxError("--report: it is of one job", hint="Name one, or use --json")
-    try:
-        return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise SdboxError(
-            f"--report: {path!r}: {error.strerror}", hint="Name a file that can be written"
-        ) from None
+    return opened("--report", path if jobs else None)
 
 
 async def _end(

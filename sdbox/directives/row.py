@@ -90,6 +90,10 @@ class Directive:
         """The value as properties of a unit of that type, if systemd keeps it there."""
         return self.unit or (self.service if unit_type == "service" else None)
 
+    def read_back(self, value: Any) -> tuple[CgroupFile, ...]:
+        """The value as files of the cgroup, as far as that can be known beforehand."""
+        return () if self.files is None else self.files(value)
+
     def needs_version(self, value: Any, unit_type: UnitType = "scope") -> int:
         """The first systemd that takes this value; 0 where every supported one does."""
         return max(self.since if unit_type == "scope" else 0, self.since_values.get(value, 0))

@@ -14,7 +14,6 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from contextlib import suppress
@@ -23,12 +22,12 @@ from pathlib import Path
 from sdbox.embedded import first, state
 from sdbox.init import syscalls, wire
 from sdbox.init.steps import StepError, step
+from sdbox.kernel.credentials import CREDENTIALS
 
 # include/uapi/asm-generic/resource.h; the same for every architecture.
 RLIM_NLIMITS = 16
 # Those that systemd hands down to its units (systemd.resource-control(5)).
 CONTROLLERS = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
-_CREDENTIALS = struct.Struct("iII")
 
 
 def main() -> None:
@@ -178,10 +177,10 @@ def _check_bus(pid: int, deadline: float) -> None:
 
 def _is_ready(notify: socket.socket, pid: int) -> bool:
     data, ancillary, _, _ = notify.recvmsg(
-        4096, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_CMSG_CLOEXEC
+        4096, socket.CMSG_SPACE(CREDENTIALS.size), socket.MSG_CMSG_CLOEXEC
     )
     senders = [
-        _CREDENTIALS.unpack(payload)[0]
+        CREDENTIALS.unpack(payload)[0]
         for level, kind, payload in ancillary
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import select
-import time
 from pathlib import Path
+
+from sdbox.cgroup import Cgroup
 
 _UNIT_SUFFIXES = (".scope", ".service")
 
@@ -23,11 +23,12 @@ def count_units(slice_directory: Path) -> int:
 
 def populated(cgroup: Path) -> bool:
     """Tell whether there is a live process in the cgroup or below."""
-    return "populated 1" in Path(cgroup, "cgroup.events").read_text()
+    with Cgroup.open(str(cgroup)) as opened:
+        return opened.populated
 
 
 def remove(cgroup: Path, timeout: float) -> None:
-    """Kill what is left in the cgroup and below, then remove all. OSError if it stays busy."""
+    """Kill what is left in the cgroup and below, then remove all. Raises TimedOut."""
     if not cgroup.is_dir():
         return
     kill(cgroup, timeout)
@@ -38,15 +39,7 @@ def remove(cgroup: Path, timeout: float) -> None:
 
 
 def kill(cgroup: Path, timeout: float) -> None:
-    """Kill every process in the cgroup and below, and wait until they are dead."""
-    deadline = time.monotonic() + timeout
-    with Path(cgroup, "cgroup.events").open() as events:
-        poll = select.poll()
-        # cgroups(7): a change of cgroup.events wakes poll(2) with POLLPRI.
-        poll.register(events, select.POLLPRI)
-        if populated(cgroup):
-            Path(cgroup, "cgroup.kill").write_text("1")
-        while populated(cgroup) and (left := deadline - time.monotonic()) > 0:
-            poll.poll(left * 1000)
-            events.seek(0)
-            events.read()
+    """Kill every process in the cgroup and below, and wait until they are dead. Raises TimedOut."""
+    with Cgroup.open(str(cgroup)) as opened:
+        opened.kill()
+        opened.wait_empty(timeout)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdbox.embedded import needs, state
-from sdbox.embedded.first import CLONE_NEWCGROUP
 from sdbox.init import syscalls
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWPID
     | syscalls.CLONE_NEWIPC
     | syscalls.CLONE_NEWUTS
-    | CLONE_NEWCGROUP
+    | syscalls.CLONE_NEWCGROUP
 )
 # The terminal sends these to the command as well as to us.
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import NoReturn
 
-# include/uapi/linux/sched.h
-CLONE_NEWCGROUP = 0x02000000
-
 BOOT_LOG = "/run/sdbox/boot.log"
 # machine-id(5): what the file holds before the first boot.
 _EMPTY_MACHINE_IDS = ("", "uninitialized")
@@ -78,7 +75,7 @@ def become_systemd(
                 syscalls.CLONE_NEWNS
                 | syscalls.CLONE_NEWIPC
                 | syscalls.CLONE_NEWUTS
-                | CLONE_NEWCGROUP
+                | syscalls.CLONE_NEWCGROUP
             )
         with step("files"):
             _arrange_files(units)

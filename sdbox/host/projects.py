@@ -40,7 +40,7 @@ class Claim:
 
     @property
     def project(self) -> tuple[int, int]:
-        """What it is on which device."""
+        """The project's number, and the device that its file system is on."""
         return self.number, self.device
 
     @property

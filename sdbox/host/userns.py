@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 
-# A switch of sysctl(8), what it says where user namespaces are forbidden, and the remedy.
-_PROFILE = (
-    "AppArmor gives them only to programs with a profile: as root, copy packaging/apparmor/sdbox"
-    " to /etc/apparmor.d, and `apparmor_parser -r` it"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Below the prefix that sdbox is installed in, by the package's PREFIX/lib/python3.X/site-packages;
+# and beside the package, in a checkout.
+_PROFILES = (
+    os.path.normpath(f"{_PACKAGE}/../../../../share/sdbox/apparmor/sdbox"),
+    os.path.normpath(f"{_PACKAGE}/../packaging/apparmor/sdbox"),
 )
+_PROFILE = (
+    "AppArmor gives them only to programs with a profile: as root, copy {profile} to"
+    " /etc/apparmor.d, and `apparmor_parser -r` it"
+)
+# A switch of sysctl(8), what it says where user namespaces are forbidden, and the remedy.
 _SWITCHES = (
     (
         "kernel/unprivileged_userns_clone",
@@ -32,8 +39,12 @@ def remedy(switches: str = "/proc/sys") -> str:
 def _remedy(switches: str) -> str:
     for name, forbidden, text in _SWITCHES:
         if _read(f"{switches}/{name}") == forbidden:
-            return text
+            return text.format(profile=_profile())
     return _OTHERWISE
+
+
+def _profile() -> str:
+    return next(filter(os.path.exists, _PROFILES), _PROFILES[0])
 
 
 def _read(path: str) -> str:

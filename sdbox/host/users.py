@@ -1,4 +1,4 @@
-"""Whose credentials a payload gets: User= and Group= looked up in the host's databases."""
+"""Users in the host's databases: whose credentials a payload gets, and what one is called."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def look_up(user: str | None, group: str | None) -> Credentials | None:
     if user is not None:
         return _of_user(user, None if group is None else _gid(group))
     return None if group is None else _of_group(_gid(group))
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name, or the number of one that has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _of_group(gid: int) -> Credentials:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sdbox import loop
 from sdbox.errors import TimedOut
+from sdbox.kernel.credentials import CREDENTIALS
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +33,6 @@ _FLUSH_SECONDS = 0.5
 _FIELD_LONGEST = 64
 _FIELD_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _SIZE = struct.Struct("<Q")
-_CREDENTIALS = struct.Struct("iII")
 # include/uapi/asm-generic/sockios.h, unix(7): what was sent and is not yet received.
 _SIOCOUTQ = 0x5411
 
@@ -134,7 +134,7 @@ class Journal:
     def _credentials(self) -> list[tuple[int, int, bytes]]:
         if self._sender is None:
             return []
-        data = _CREDENTIALS.pack(self._sender, os.geteuid(), os.getegid())
+        data = CREDENTIALS.pack(self._sender, os.geteuid(), os.getegid())
         return [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, data)]
 
     def _watch(self) -> None:

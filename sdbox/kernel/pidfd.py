@@ -15,11 +15,7 @@ _NS_GET_PARENT = 0xB702
 
 def pid_of(pidfd: int) -> int:
     """Return the PID that a process descriptor stands for in this process's namespace."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
-    raise LaunchFailed("/proc shows no PID for init", hint="Mount /proc of this PID namespace")
+    return _numbers("Pid:", pidfd)[0]
 
 
 def is_stopped(pidfd: int) -> bool:
@@ -46,7 +42,8 @@ def pid_in(namespace: int | None, pidfd: int) -> int:
     `namespace` is a descriptor of that other process; None is for this one's own. Raises
     LaunchFailed for a process that is not in there.
     """
-    pids = _pids_of(pidfd)
+    # Here, in the namespace below, and so on.
+    pids = _numbers("NSpid:", pidfd)
     if namespace is None:
         return pids[0]
     if len(pids) < 2 or _namespace_below(pids) != _namespace_of(pid_of(namespace)):
@@ -54,14 +51,15 @@ def pid_in(namespace: int | None, pidfd: int) -> int:
     return pids[1]
 
 
-def _pids_of(pidfd: int) -> list[int]:
-    """Return the PIDs that a process has here, in the namespace below, and so on."""
+def _numbers(field: str, pidfd: int) -> list[int]:
+    """Return what /proc says of a process descriptor. Raises SdboxError."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as lines:
         for line in lines:
-            if line.startswith("NSpid:"):
+            if line.startswith(field):
                 return [int(word) for word in line.split()[1:]]
-    raise LaunchFailed(
-        "/proc shows no PIDs for a process", hint="Mount /proc of this PID namespace"
+    raise SdboxError(
+        f"/proc shows no {field.removesuffix(':')} for a descriptor that is to be a process's",
+        hint="Mount /proc of this PID namespace",
     )
 
 

@@ -74,7 +74,7 @@ async def connect(dialler: Dialler, *, only: str | None = None) -> Connection:
 
         manager: Manager = await inner.connect(endpoint.bus_socket)
     else:
-        manager = await Manager.connect_by(dialler.dial, timeout=_CALL_SECONDS, only=only)
+        manager = await Manager.connect(dialler.dial, timeout=_CALL_SECONDS, only=only)
     sender = None if endpoint.pid_namespace is None else helper.pid
     journal = Journal(endpoint.journal, sender)
     return Connection(endpoint=endpoint, manager=manager, helper=helper, journal=journal)

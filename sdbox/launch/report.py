@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import loop
-from sdbox.errors import SdboxError
+from sdbox.errors import LaunchFailed
 from sdbox.init import wire
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-
-class InitVanished(SdboxError):
-    """A box's first process ended without a word: something outside killed it."""
+    from sdbox.errors import SdboxError
 
 
 class Report:
@@ -144,7 +142,13 @@ class Report:
     def _on_gone(self, fields: list[bytes], fds: list[int]) -> None:
         wire.close(fds)
         self._loop.remove_reader(self._sock.fileno())
-        self._fail(InitVanished("Init ended before it started the payload"))
+        # It says why it can't go on, whatever that is.
+        self._fail(
+            LaunchFailed(
+                "The job's init was killed before it started the command",
+                hint="Something outside did that; if for want of memory, `journalctl -k` tells",
+            )
+        )
 
     def _fail(self, error: SdboxError) -> None:
         for future in (self.born, self.started):

@@ -51,7 +51,9 @@ def make_change(change: Box, before: Mapping[str, Any], host: Host, systemd_vers
         values["MemorySwapMax"] = merged.with_defaults().directives.get("MemorySwapMax", INFINITY)
     return Change(
         properties=tuple(p for name, value in values.items() for p in _properties(name, value)),
-        files=tuple(file for name, value in values.items() for file in _files(name, value)),
+        files=tuple(
+            file for name, value in values.items() for file in DIRECTIVES[name].read_back(value)
+        ),
         box=merged.to_json(),
     )
 
@@ -91,8 +93,3 @@ def _check(name: str, host: Host) -> None:
 def _properties(name: str, value: Any) -> tuple[UnitProperty, ...]:
     to_properties = DIRECTIVES[name].unit
     return () if to_properties is None else to_properties(value)
-
-
-def _files(name: str, value: Any) -> tuple[CgroupFile, ...]:
-    to_files = DIRECTIVES[name].files
-    return () if to_files is None else to_files(value)

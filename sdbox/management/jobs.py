@@ -9,12 +9,12 @@ systemd is the only database: what is here comes from it and from the cgroups of
 
 from __future__ import annotations
 
-import pwd
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
 from sdbox import host
 from sdbox.bus import Bus, Peer
+from sdbox.host.users import user_name
 from sdbox.journal import Journal
 from sdbox.kernel.pidfd import pid_of
 from sdbox.management import groups, verbs
@@ -87,14 +87,6 @@ def _remembered(memo: Memo | None) -> dict[str, Any]:
     }
 
 
-def user_name(uid: int) -> str:
-    """Return a user's name, or the number of one that has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 @record
 class Reached:
     """A manager, the connection to it, and its journal."""
@@ -115,7 +107,7 @@ async def _reach(endpoint: Endpoint) -> Reached:
 
         manager: Manager = await inner.connect(endpoint.bus_socket)
     else:
-        manager = await Manager.connect_by(dial, timeout=_CALL_SECONDS)
+        manager = await Manager.connect(dial, timeout=_CALL_SECONDS)
     # The journal of another PID namespace knows no process of this one: systemd speaks for it.
     sender = None if endpoint.pid_namespace is None else pid_of(endpoint.pid_namespace)
     return Reached(endpoint=endpoint, manager=manager, journal=Journal(endpoint.journal, sender))
@@ -124,9 +116,9 @@ async def _reach(endpoint: Endpoint) -> Reached:
 class Jobs:
     """The jobs of one manager. An async context manager; `launcher.jobs` is one, too.
 
-    `manager` is `auto`, `system` or `embedded`. None is booted for it: where there is none, there
-    are no jobs. A job is named by a JobStatus, or by its id or unit. The verbs raise NoSuchJob,
-    ManagerRefused, ManagerUnavailable and TimedOut.
+    `manager` is `auto`, `system`, `user` or `embedded`. None is booted for it: where there is
+    none, there are no jobs. A job is named by a JobStatus, or by its id or unit. The verbs raise
+    NoSuchJob, ManagerRefused, ManagerUnavailable and TimedOut.
     """
 
     def __init__(self, *, manager: Choice = "auto") -> None:

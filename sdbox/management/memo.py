@@ -74,15 +74,15 @@ class Memo:
     started_at: float
 
 
-def remember(cgroup: int, plan: Plan, *, supervised: bool = True) -> None:
-    """Write down a job, on the open directory of its cgroup. `supervised`: by this process."""
+def remember(cgroup: int, plan: Plan) -> None:
+    """Write down a job that this process waits for, on the open directory of its cgroup."""
     memo = Memo(
         job=plan.job,
         manager=plan.manager,
         command=_shortened(plan.command),
         box=_without_secrets(plan.box),
         owner=os.getuid(),
-        supervisor=_this_process() if supervised else None,
+        supervisor=_this_process(),
         started_at=time.time(),
     )
     rewrite(cgroup, memo)

@@ -30,7 +30,7 @@ UNITS_OWN = frozenset(
 
 # What systemd hands on from a slice to the units in it: each has programs of its own on its cgroup,
 # for which it is asked.
-_BOTHS = frozenset(("IPAddressAllow", "IPAddressDeny", "DevicePolicy", "DeviceAllow"))
+_ON_SLICE_AND_UNIT = frozenset(("IPAddressAllow", "IPAddressDeny", "DevicePolicy", "DeviceAllow"))
 
 
 def own_slice(above: str, name: str) -> str:
@@ -113,7 +113,7 @@ def divided(
             *of_slice,
         ),
     )
-    return own, [p for p in properties if p not in of_slice or p.name in _BOTHS]
+    return own, [p for p in properties if p not in of_slice or p.name in _ON_SLICE_AND_UNIT]
 
 
 def _stem(slice_name: str) -> str:

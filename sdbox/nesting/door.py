@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import resource
 import socket
-import struct
 from typing import TYPE_CHECKING
 
 from sdbox import loop
 from sdbox.cgroup import Cgroup
 from sdbox.errors import ManagerRefused, SdboxError
+from sdbox.kernel.credentials import peer_credentials
 from sdbox.kernel.pidfd import pid_in, pid_of
 from sdbox.nesting import bounds, slice_path
 from sdbox.nesting.visitor import Visitor
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 # Linux 6.5
 _SO_PEERPIDFD = 77
-_CREDENTIALS = struct.Struct("3i")
 # Of the descriptors that this process can have, the shares that those inside of one box may take,
 # and of all boxes: connections, and processes that they hand over.
 _SHARE_OF_ONE, _SHARE_OF_ALL = 8, 4
@@ -202,7 +201,7 @@ class Door:
         if not self._is_inside(sock) or not self.take():
             sock.close()
             return
-        self._visitors.add(Visitor(self, sock, _credentials(sock)[1]))
+        self._visitors.add(Visitor(self, sock, peer_credentials(sock)[1]))
 
     def _is_inside(self, sock: socket.socket) -> bool:
         """Whether a process of the box's own unit has connected: not one of a box inside of it."""
@@ -223,10 +222,4 @@ def _peer(sock: socket.socket) -> int:
     try:
         return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
-        return os.pidfd_open(_credentials(sock)[0])
-
-
-def _credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """Return PID, user and group of who has connected."""
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return _CREDENTIALS.unpack(data)
+        return os.pidfd_open(peer_credentials(sock)[0])

@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def tree(self) -> str:
-        """The cgroup of that."""
+        """The cgroup of `whole`."""
         return os.path.dirname(self.cgroup) if self.own_slice else self.cgroup
 
     @property

@@ -77,9 +77,10 @@ def delegation(controller: str) -> str:
 
 
 def kept_as(unit_type: UnitType, caller: Caller) -> UnitType:
-    """Return of which type's units systemd's part is: with a user's manager, services have no more.
+    """Return the type of unit by whose rules systemd and init share the work.
 
-    What it has for them, it does in a user namespace that it makes, of which init knows nothing.
+    For a service systemd does more than for a scope. A user's systemd would do that in a user
+    namespace of its own making, of which init knows nothing: so there init does it for both.
     """
     return "scope" if caller.user is not None else unit_type
 

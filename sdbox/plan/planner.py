@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sdbox.box import Box
     from sdbox.host import Host
     from sdbox.host.users import Credentials
-    from sdbox.plan.properties import CgroupFile, UnitType
+    from sdbox.plan.properties import UnitType
     from sdbox.result import Enforcement
     from sdbox.values import Percent
     from sdbox.values.devices import Rule
@@ -119,7 +119,9 @@ def make_plan(
         box=box.to_json(),
         enforcement=enforcement,
         properties=(UnitProperty(name="Slice", signature="s", value=within), *properties),
-        files=tuple(file for name, value in controlled.items() for file in _files(name, value)),
+        files=tuple(
+            file for name, value in controlled.items() for file in DIRECTIVES[name].read_back(value)
+        ),
         needs={n: DIRECTIVES[n].needs_version(value, unit_type) for n, value in _items(box)},
         watched={name: int(v) for name, v in kept.items() if _is_watched(name, enforcement)},
         memory_limit_bytes=_limit(kept.get("MemoryMax", INFINITY)),
@@ -231,11 +233,6 @@ def _properties(directives: Mapping[str, Any], unit_type: UnitType) -> list[Unit
         if name != "Slice" and (to_properties := DIRECTIVES[name].properties(unit_type)) is not None
         for unit_property in to_properties(value)
     ]
-
-
-def _files(name: str, value: Any) -> tuple[CgroupFile, ...]:
-    to_files = DIRECTIVES[name].files
-    return to_files(value) if to_files is not None else ()
 
 
 def _description(job: str, command: Sequence[str]) -> str:

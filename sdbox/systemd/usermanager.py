@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 
 from sdbox.cgroup import path_of
 from sdbox.errors import ManagerUnavailable
+from sdbox.kernel.credentials import peer_credentials
 from sdbox.record import record
 
 _HINT = (
@@ -16,7 +16,6 @@ _HINT = (
     " --manager none"
 )
 _ANSWER_SECONDS, _ANSWER_BYTES = 5.0, 4096
-_CREDENTIALS = struct.Struct("iII")
 # Where a manager is itself, below what it has (systemd's src/core/cgroup.c).
 _OWN = "/init.scope"
 
@@ -100,22 +99,18 @@ def _listener(path: str, *, direct: bool = False) -> int:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(path)
-        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(data)
+        pid, uid, _ = peer_credentials(sock)
         if uid != os.geteuid() or pid == 0:
             raise ManagerUnavailable(
                 f"{path} is another user's", hint="Unset XDG_RUNTIME_DIR, or set it to one's own"
             )
         if direct:
             _part_well(sock)
-    return int(pid)
+    return pid
 
 
 def user_name() -> str:
     """Return the name of the user that this process is, or his number."""
-    import pwd
+    from sdbox.host import users
 
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
+    return users.user_name(os.geteuid())

@@ -71,7 +71,7 @@ class Meter:
         known = {name: value for name, value in values_of(usage).items() if value is not None}
         self._last = replaced(self._last, **known)
         if usage.oom_kills:
-            self.by_own_limit = self._cgroup.kept_own_memory_limit() is not False
+            self.by_own_limit = self._cgroup.hit_own_memory_limit() is not False
             self._on_oom_kill()
         return self._last
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 # Of /proc/PID/smaps_rollup, in KiB: what is the process's alone, its share of what it shares with
 # others, and the same that is in swap.
 _OWN = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
@@ -23,13 +21,14 @@ def own_memory(pid: int) -> int | None:
 
 
 def _resident(pid: int) -> int | None:
-    """Return what anybody may know: what is in memory and of no file (proc_pid_statm(5))."""
+    """Return what anybody may know: what is in memory and of no file."""
+    import psutil  # here, since few jobs have such programs
+
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            _, resident, shared, *_ = map(int, file.read().split())
-    except (FileNotFoundError, ProcessLookupError, ValueError):
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
         return None
-    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return memory.rss - memory.shared
 
 
 def process_name(pid: int) -> str:

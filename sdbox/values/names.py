@@ -30,6 +30,8 @@ _FALSE = ("0", "no", "n", "false", "f", "off")
 
 # The most CPUs that Linux can be built for (NR_CPUS), and systemd's own bound.
 _CPUS_MAX = 8192
+# More than any machine has; a range without an end would be a lot of numbers.
+_GPUS_MAX = 1024
 _PATH_MAX = 4096  # with the closing NUL byte: limits.h
 _NAME_MAX = 255
 _UNIT_NAME_MAX = 255  # systemd's UNIT_NAME_MAX, without the NUL byte
@@ -183,19 +185,23 @@ def cpu_range(raw: object) -> tuple[int, ...]:
     text = as_text(raw)
     if text == "numa":
         raise Refused("needs NUMAMask, which sdbox does not have", "List the CPUs: 0-3,8")
+    return _range(text, "CPUs", _CPUS_MAX)
+
+
+def _range(text: str, what: str, most: int) -> tuple[int, ...]:
     low_text, dash, high_text = text.partition("-")
     low = count(low_text)
     high = count(high_text) if dash else low
-    if high >= _CPUS_MAX:
-        raise Refused("is more than Linux can have", f"CPUs are 0 to {_CPUS_MAX - 1}")
+    if high >= most:
+        raise Refused("is too high a number", f"{what} are 0 to {most - 1}")
     if low > high:
         raise Refused("begins after its end", "Give the smaller number first")
     return tuple(range(low, high + 1))
 
 
 def union(items: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """All CPUs of `items`, in order, each once."""
-    return tuple(sorted({cpu for item in items for cpu in item}))
+    """All numbers of `items`, in order, each once."""
+    return tuple(sorted({number for item in items for number in item}))
 
 
 def format_cpus(cpus: Iterable[int]) -> list[str]:
@@ -237,7 +243,7 @@ def gpu_request(text: str) -> GPURequest:
     """Which GPUs, from a list or ranges of their numbers, or `none`."""
     if text.strip(WHITESPACE) == "none":
         return GPURequest(gpus=())
-    gpus = union(cpu_range(item) for item in split_cpus(text))
+    gpus = union(_range(item, "GPUs", _GPUS_MAX) for item in split_cpus(text))
     if not gpus:
         raise Refused
     return GPURequest(gpus=gpus)
@@ -374,14 +380,9 @@ def _rate_fields(text: str) -> tuple[str, str]:
     return place.rstrip(WHITESPACE), rate
 
 
-def lines(text: str) -> list[str]:
-    """The lines that are not blank."""
-    return [line for line in text.split("\n") if line.strip(WHITESPACE)]
-
-
 def split_device_rates(text: str) -> list[tuple[str, str]]:
     """One pair a line, the path quoted as systemd has it."""
-    return [_quoted_rate(line) for line in lines(text)]
+    return [_quoted_rate(line) for line in split_lines(text)]
 
 
 def _quoted_rate(line: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox import embedded
+from sdbox.bus import Bus
 from sdbox.host import CGROUP_ROOT, SYSTEM_BUS, booted
 from sdbox.manager import Manager
 from tests.pace import seconds
@@ -127,9 +128,15 @@ def own_bus(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 @pytest.fixture
 async def manager(site: Site) -> AsyncIterator[Manager]:
-    manager = await Manager.connect(site.bus_address, timeout=SECONDS)
+    manager = await connected(site.bus_address)
     yield manager
     await manager.close()
+
+
+async def connected(address: str, *, only: str | None = None) -> Manager:
+    return await Manager.connect(
+        lambda: Bus.connect(address, timeout=SECONDS), timeout=SECONDS, only=only
+    )
 
 
 def _only_child(pid: int) -> int:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox.cgroup import Cgroup, CgroupError, path_of
+from sdbox.embedded import cgroups
 from sdbox.errors import TimedOut
 from sdbox.init import cleanup
 from sdbox.result import Usage
 from tests.pace import seconds
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,31 +105,22 @@ def test_kill_takes_the_tree(cgroup: Cgroup, start: Start) -> None:
 
 def test_kill_of_a_frozen_tree_that_forks(cgroup: Cgroup, start: Start) -> None:
     forker = start("sh", "-c", "while :; do sleep 0.01 & done", below="a")
-    cgroup.freeze(SECONDS)
-    assert cgroup.flat("cgroup.events") == {"populated": 1, "frozen": 1}
+    cgroup.write("cgroup.freeze", "1")
+    wait_until(lambda: cgroup.flat("cgroup.events") == {"populated": 1, "frozen": 1})
     cgroup.kill()
     cgroup.wait_empty(SECONDS)
     assert forker.wait(SECONDS) == -9
 
 
-def test_thaw(cgroup: Cgroup, start: Start) -> None:
-    process = start("sh", "-c", "sleep 0")
-    cgroup.freeze(SECONDS)
-    cgroup.freeze(SECONDS)
-    cgroup.thaw(SECONDS)
-    cgroup.thaw(SECONDS)
-    assert process.wait(SECONDS) == 0
-
-
 def test_waiting_has_an_end(cgroup: Cgroup, start: Start) -> None:
     start()
-    with pytest.raises(TimedOut, match="populated 0"):
+    with pytest.raises(TimedOut, match="still has processes"):
         cgroup.wait_empty(0.05)
 
 
 async def test_waiting_has_an_end_in_a_loop(cgroup: Cgroup, start: Start) -> None:
     start()
-    with pytest.raises(TimedOut, match="populated 0"):
+    with pytest.raises(TimedOut, match="still has processes"):
         await cgroup.wait_empty_async(0.05)
 
 
@@ -143,10 +136,11 @@ async def test_wait_in_a_loop(cgroup: Cgroup, start: Start) -> None:
 @pytest.mark.parametrize(
     "wait",
     [
+        lambda cgroup, end: asyncio.run(cgroup.wait_empty_async(end - time.monotonic())),
         lambda cgroup, end: cgroup.wait_empty(end - time.monotonic()),
         lambda cgroup, end: cleanup.wait_empty(cgroup.fd, end),
     ],
-    ids=["the supervisor", "the helper"],
+    ids=["the supervisor", "who stops the embedded manager", "the helper"],
 )
 def test_wait_wakes_when_the_cgroup_is_removed_at_once(
     cgroup: Cgroup, start: Start, wait: Callable[[Cgroup, float], object]
@@ -170,7 +164,6 @@ def test_a_cgroup_that_is_gone(cgroup: Cgroup) -> None:
     assert cgroup.usage() == Usage()
     assert not cgroup.populated
     cgroup.wait_empty(SECONDS)
-    cgroup.freeze(SECONDS)
     cgroup.kill()
 
 
@@ -179,6 +172,26 @@ def test_usage_counts_the_tree(cgroup: Cgroup, start: Start) -> None:
     usage = cgroup.usage()
     assert usage.cpu_user_seconds is not None
     assert usage.cpu_user_seconds > 0.01
+
+
+def test_what_does_not_die_is_told(
+    cgroup: Cgroup, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(below="a")
+    with monkeypatch.context() as patched:
+        patched.setattr(Cgroup, "kill", lambda cgroup: None)
+        with pytest.raises(TimedOut, match="still has processes"):
+            cgroups.remove(Path(cgroup.name), 0.05)
+    assert cgroup.populated
+
+
+def test_a_tree_is_killed_and_removed(cgroup: Cgroup, start: Start) -> None:
+    processes = [start(below=below) for below in (".", "a/b")]
+    assert cgroups.populated(Path(cgroup.name))
+    cgroups.remove(Path(cgroup.name), SECONDS)
+    assert [process.wait(SECONDS) for process in processes] == [-9, -9]
+    assert not Path(cgroup.name).exists()
+    Path(cgroup.name).mkdir()
 
 
 def test_a_refused_write_says_what_and_where(cgroup: Cgroup) -> None:

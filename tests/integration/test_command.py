@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,11 @@ def test_what_is_installed_is_this_command_and_compiled() -> None:
         pytest.skip("sdbox is not installed beside this Python: tests/run does that")
     assert installed.read_bytes() == COMMAND.read_bytes()
     assert os.access(installed, os.X_OK)
+    # PEP 561: type checkers of programs that use it look at its annotations.
+    assert (PACKAGE / "py.typed").exists()
+    assert version("sdbox") == sdbox.__version__
     if CHECKOUT in PACKAGE.parents and ".venv" not in PACKAGE.parts:
         pytest.skip("sdbox is imported from the checkout: nobody compiled it")
-    compiled = {path.name.partition(".")[0] for path in PACKAGE.glob("__pycache__/*.pyc")}
-    assert compiled == {path.stem for path in PACKAGE.glob("*.py")}
+    found = PACKAGE.rglob("__pycache__/*.pyc")
+    compiled = {path.parent.with_name(path.name.partition(".")[0]) for path in found}
+    assert compiled == {path.with_suffix("") for path in PACKAGE.rglob("*.py")}

@@ -123,7 +123,9 @@ def test_the_end_has_the_figures_of_the_report(sdbox: Sdbox) -> None:
 
 def test_entries_of_sdbox_are_vouched_for_and_from_outside_of_the_unit(sdbox: Sdbox) -> None:
     done = sdbox.sh("echo mine", "--output=journal")
-    for entry in entries(sdbox, sdbox.unit(done.id)):
+    written = entries(sdbox, sdbox.unit(done.id))
+    assert len(written) == 3
+    for entry in written:
         ours = entry["SYSLOG_IDENTIFIER"] == "sdbox"
         assert (entry.get("_SYSTEMD_UNIT") == sdbox.unit(done.id)) is not ours
         assert entry["_UID"] == "0"

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import sdbox as api
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.launch.helper import Helper
 from sdbox.launch.placing import is_active
+from tests.conftest import SESSION
 from tests.pace import seconds, times
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.conftest import Site
 
 SECONDS = seconds(30)
+# What is not to wait for systemd's TimeoutStopSec=, 90 s.
+SOON = seconds(10)
 AT_ONCE = 20
 JOBS = times(200, least=AT_ONCE)
 
@@ -263,10 +265,10 @@ async def test_a_unit_that_systemd_gives_up_while_its_payload_starts(
 async def test_kill(new_id: Callable[[], str]) -> None:
     async with api.Launcher() as launcher:
         job = await launcher.start(["sh", "-c", "trap '' TERM; sleep 600 & wait"], id=new_id())
-        started = time.monotonic()
-        await asyncio.gather(job.kill(), job.kill())
-        result = await job.wait()
-        assert time.monotonic() - started < 5
+        # Less than it would take to stop it, which it ignores.
+        async with asyncio.timeout(SOON):
+            await asyncio.gather(job.kill(), job.kill())
+            result = await job.wait()
         await job.kill()
     assert (result.reason, result.signal) == ("killed", signal.SIGKILL)
 
@@ -276,7 +278,7 @@ async def test_kill_of_a_frozen_job(new_id: Callable[[], str], job_manager: Mana
         job = await launcher.start(["sleep", "600"], id=new_id())
         for _ in range(2):
             await job_manager.freeze(job.unit)
-        await asyncio.wait_for(job.kill(), 5)
+        await asyncio.wait_for(job.kill(), SOON)
         assert (await job.wait()).reason == "killed"
 
 
@@ -476,29 +478,33 @@ def _interrupt(job_id: str) -> str:
 
 
 async def test_a_slice(new_id: Callable[[], str], job_manager: Manager) -> None:
-    slice_name = "sdbox-testslice.slice"
-    async with api.Launcher() as launcher:
-        job = await launcher.start(["sleep", "600"], box=api.Box(Slice=slice_name), id=new_id())
-        group = await job_manager.unit_property(job.unit, "Scope", "ControlGroup")
-        assert group == f"/sdbox.slice/{slice_name}/{job.unit}"
-        job.send_signal(signal.SIGTERM)
-        await job.wait()
-    await job_manager.stop(slice_name)
+    slice_name = f"sdbox-{SESSION}plain.slice"
+    try:
+        async with api.Launcher() as launcher:
+            job = await launcher.start(["sleep", "600"], box=api.Box(Slice=slice_name), id=new_id())
+            group = await job_manager.unit_property(job.unit, "Scope", "ControlGroup")
+            assert group == f"/sdbox.slice/{slice_name}/{job.unit}"
+            job.send_signal(signal.SIGTERM)
+            await job.wait()
+    finally:
+        await job_manager.stop(slice_name)
 
 
 async def test_a_frozen_slice_takes_no_job(new_id: Callable[[], str], job_manager: Manager) -> None:
     """facts: since systemd 256 the job ends as `frozen`; before that it is attempted."""
-    slice_name = "sdbox-testfrozen.slice"
-    async with api.Launcher() as launcher:
-        job = await launcher.start(["sleep", "600"], box=api.Box(Slice=slice_name), id=new_id())
-        await job_manager.freeze(slice_name)
-        if launcher.systemd_version >= 256:
-            with pytest.raises((LaunchFailed, ManagerRefused)):
-                await launcher.start(["true"], box=api.Box(Slice=slice_name), id=new_id())
-        await asyncio.wait_for(job.kill(), 10)
-        assert (await job.wait()).reason == "killed"
-    # It thaws what it stops.
-    await job_manager.stop(slice_name)
+    slice_name = f"sdbox-{SESSION}frozen.slice"
+    try:
+        async with api.Launcher() as launcher:
+            job = await launcher.start(["sleep", "600"], box=api.Box(Slice=slice_name), id=new_id())
+            await job_manager.freeze(slice_name)
+            if launcher.systemd_version >= 256:
+                with pytest.raises((LaunchFailed, ManagerRefused)):
+                    await launcher.start(["true"], box=api.Box(Slice=slice_name), id=new_id())
+            await asyncio.wait_for(job.kill(), SOON)
+            assert (await job.wait()).reason == "killed"
+    finally:
+        # It thaws what it stops.
+        await job_manager.stop(slice_name)
 
 
 async def test_a_helper_that_is_gone_is_waited_for_by_nobody() -> None:
@@ -508,5 +514,5 @@ async def test_a_helper_that_is_gone_is_waited_for_by_nobody() -> None:
     # Who asks before its end is known, and who asks after.
     for _ in range(2):
         with pytest.raises(ManagerUnavailable):
-            await asyncio.wait_for(helper.answer("nothing"), 10)
+            await asyncio.wait_for(helper.answer("nothing"), SECONDS)
     await helper.close()

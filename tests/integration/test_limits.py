@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pace import seconds
+
 if TYPE_CHECKING:
     from tests.conftest import Sdbox
 
@@ -27,7 +29,7 @@ def test_a_wall_time_limit(sdbox: Sdbox) -> None:
     assert account["reason"] == "wall-time"
     assert account["message"] == "Job has gone over wall time limit of 0.3 seconds."
     # It counts from the start of the scope, a little before the payload's.
-    assert 0 < account["wall_seconds"] < 10
+    assert 0 < account["wall_seconds"] < seconds(10)
     assert account["enforcement"]["RuntimeMaxSec"] == "manager"
     assert "wall time" in done.err
 

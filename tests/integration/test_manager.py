@@ -14,16 +14,17 @@ import pytest
 
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
-from sdbox.manager import Manager
 from sdbox.plan.properties import UnitProperty
 from sdbox.systemd import peer as systemd
 from sdbox.systemd.peer import MINIMUM_VERSION, SYSTEMD
+from tests.integration.conftest import connected
 from tests.pace import seconds
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Coroutine
 
+    from sdbox.manager import Manager
     from tests.integration.conftest import Inside, Site
 
     Spawn = Callable[..., Inside]
@@ -289,17 +290,29 @@ async def test_a_closed_connection_ends_all_waiting(manager: Manager, spawn: Spa
     assert [type(outcome) for outcome in outcomes] == [ManagerUnavailable] * 2
 
 
-async def test_only_one_unit(site: Site, spawn: Spawn) -> None:
-    unit, process = new_unit(), spawn()
-    manager = await Manager.connect(site.bus_address, timeout=SECONDS, only=unit)
+async def test_only_one_unit(
+    manager: Manager, site: Site, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = new_unit()
+    supervisor = await connected(site.bus_address, only=unit)
+    told: list[str] = []
+    put = supervisor._systemd.jobs.put
+
+    def noted(unit: str, item: Any) -> None:
+        told.append(unit)
+        put(unit, item)
+
+    monkeypatch.setattr(supervisor._systemd.jobs, "put", noted)
     try:
-        await manager.start_scope(unit, [], pids=[process.inner_pid])
-        # The end of another's job is not told.
-        with pytest.raises(TimedOut):
-            await manager.start_scope(new_unit(), [], pids=[spawn().inner_pid], timeout=SHORT)
-        await manager.destroy(unit)
+        await supervisor.start_scope(unit, [], pids=[spawn().inner_pid])
+        other = await started(manager, spawn())
+        # What systemd had to say before it answers this has come before the answer.
+        await supervisor.exists(unit)
+        assert told == [unit]
+        await supervisor.destroy(unit)
+        await manager.destroy(other)
     finally:
-        await manager.close()
+        await supervisor.close()
 
 
 async def test_a_manager_that_executes_itself_anew(
@@ -337,5 +350,5 @@ async def test_a_bus_without_systemd(
 ) -> None:
     monkeypatch.setattr(systemd, "_APPEAR_SECONDS", SHORT)
     with pytest.raises(ManagerUnavailable) as caught:
-        await Manager.connect(own_bus[0], timeout=SECONDS)
+        await connected(own_bus[0])
     assert "systemd" in caught.value.hint

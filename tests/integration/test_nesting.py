@@ -496,8 +496,9 @@ def test_what_a_payload_might_ask_for_instead(sdbox: Sdbox) -> None:
     assert answers.pop("hello") == "done", done.err
     hung_up = {name for name, answer in answers.items() if answer == "hung up"}
     assert hung_up == {"two processes", "fewer words"}
+    assert answers.pop("no process descriptor") == "SdboxError"
     refused = {name: answer for name, answer in answers.items() if name not in hung_up}
-    assert set(refused.values()) <= {"ManagerRefused", "LaunchFailed", "InvalidDirective"}, refused
+    assert set(refused.values()) <= {"ManagerRefused", "InvalidDirective"}, refused
     victim.send(b"still there\n")
     assert victim.line() == "still there"
     assert victim.end().status == 0

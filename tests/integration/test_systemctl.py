@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.conftest import SESSION
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Running, Sdbox
 
 
-SLICE = "sdbox-look.slice"
+SLICE = f"sdbox-{SESSION}look.slice"
 TREE = "sh -c 'echo up; read line' the-child; exit 0"
 
 
@@ -25,12 +27,14 @@ def job(sdbox: Sdbox) -> Iterator[Running]:
     job = sdbox.start_sh(
         TREE, "--memory=256M", "--description=A job to look at", f"--slice={SLICE}"
     )
-    assert job.line() == "up"
-    yield job
-    if job.process.poll() is None:
-        job.send(b"\n")
-        job.end()
-    sdbox.inside("systemctl", "stop", SLICE)
+    try:
+        assert job.line() == "up"
+        yield job
+        if job.process.poll() is None:
+            job.send(b"\n")
+            job.end()
+    finally:
+        sdbox.inside("systemctl", "stop", SLICE)
 
 
 def shown(sdbox: Sdbox, unit: str, *names: str) -> dict[str, str]:
@@ -150,3 +154,14 @@ def test_embedded_status_counts_jobs(sdbox: Sdbox, job: Running) -> None:
 def test_embedded_exec_ends_as_its_command(sdbox: Sdbox) -> None:
     assert sdbox.call("embedded", "exec", "--", "sh", "-c", "exit 9").status == 9
     assert sdbox.call("embedded", "exec", "--", "no-such-program").status == 127
+    killed = sdbox.call("embedded", "exec", "--", "sh", "-c", "kill -KILL $$")
+    assert killed.status == -9
+    assert sdbox.call("embedded", "exec", "--", "sh", "-c", "kill -TERM $$").status == -15
+
+
+def test_embedded_exec_takes_a_command(sdbox: Sdbox) -> None:
+    done = sdbox.call("embedded", "exec", "--")
+    assert (done.status, done.err) == (
+        2,
+        "sdbox: There is no command to run. See sdbox embedded exec --help\n",
+    )

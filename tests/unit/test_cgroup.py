@@ -54,7 +54,7 @@ def test_whose_limit_it_was(tmp_path: Path, local: str, name: str, kills: int, o
     (place / "memory.events").write_text(FILES["memory.events"])
     (place / "memory.events.local").write_text(local)
     with Cgroup.open(str(place)) as cgroup:
-        assert (cgroup.usage().oom_kills, cgroup.kept_own_memory_limit()) == (kills, own)
+        assert (cgroup.usage().oom_kills, cgroup.hit_own_memory_limit()) == (kills, own)
 
 
 def test_read(cgroup: Cgroup) -> None:

@@ -661,6 +661,10 @@ BAD: list[tuple[str, Any, str]] = [
     ("GPUs", "none,1", "is not a choice of GPUs"),
     ("GPUs", "-1", "is not a choice of GPUs"),
     ("GPUs", "all", "is not a choice of GPUs"),
+    ("GPUs", "numa", "is not a choice of GPUs"),
+    ("GPUs", "0,9000", "GPUs are 0 to 1023"),
+    ("GPUs", "3-1", "smaller number first"),
+    ("CPUAffinity", "0-9000", "CPUs are 0 to 8191"),
     ("GPUs", True, "is not a choice of GPUs"),
 ]  # fmt: skip
 

@@ -127,11 +127,7 @@ def test_ids_are_random_numbers_of_128_bits() -> None:
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_explanation_has_a_header_and_a_text(name: str) -> None:
     header, blank, text = catalog()[EVENTS[name].id].partition("\n\n")
-    assert [line.partition(": ")[0] for line in header.splitlines()] == [
-        "Subject",
-        "Defined-By",
-        "Support",
-    ]
+    assert [line.partition(": ")[0] for line in header.splitlines()] == ["Subject", "Defined-By"]
     assert blank
     assert text.strip()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from sdbox.cli import table
+from sdbox.cli import doctor, table
 from sdbox.cli.complete import candidates
 from sdbox.cli.top import Reading, in_order, picture
 from sdbox.management.groups import is_job, job_of
@@ -55,6 +57,24 @@ def test_columns_are_as_wide_as_they_need_to_be() -> None:
     ]
     assert table.lines(rows, columns=14)[1] == "a-long-one  x…"
     assert table.lines([], columns=None) == []
+
+
+def test_colours_are_for_terminals_of_those_who_want_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = []
+    for terminal, variables in ((True, {}), (False, {}), (True, {"NO_COLOR": "1"})):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            doctor._line("TasksMax", "kernel", "")
+            shown.append((capsys.readouterr().out.split(), table.painted("running")))
+    assert shown[1] == shown[2] == (["TasksMax", "kernel"], "running")
+    words, state = shown[0]
+    assert words[1] == "\x1b[32mkernel"
+    assert state == "\x1b[32mrunning\x1b[0m"
 
 
 def test_what_a_job_says_moves_no_cursor() -> None:

@@ -133,6 +133,14 @@ def test_what_is_no_signal_is_refused(text: str) -> None:
         names.signal_number(text)
 
 
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(1, "SIGHUP"), (9, "SIGKILL"), (34, "SIGRTMIN"), (37, "SIGRTMIN+3"), (33, "33")],
+)
+def test_signals_by_name(number: int, name: str) -> None:
+    assert names.format_signal(number) == name
+
+
 @pytest.mark.parametrize("number", range(1, 65))
 def test_signals_read_back(number: int) -> None:
     assert names.signal_number(names.format_signal(number)) == number

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sdbox.plan import Plan
     from sdbox.plan.properties import UnitType
 
+PACKAGING = Path(__file__).parent.parent.parent / "packaging"
+PROFILE = PACKAGING / "apparmor/sdbox"
 USER = Caller(environment={}, working_directory="/", home="/home/alice", user=(1000, 100))
 ROOT = Caller(environment={}, working_directory="/", home="/root")
 ALICE = Credentials(uid=1000, gid=100, groups=(100, 27), home="/home/alice", environment={})
@@ -165,7 +167,7 @@ def test_without_a_manager_there_are_no_services() -> None:
     [
         ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
         ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "1", "packaging/apparmor/sdbox"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor"),
         ("user/max_user_namespaces", "5", "container"),
         ("kernel/apparmor_restrict_unprivileged_userns", "0", "container"),
     ],
@@ -177,9 +179,17 @@ def test_what_gives_user_namespaces(tmp_path: Path, name: str, value: str, words
     assert words in remedy(str(tmp_path))
 
 
+def test_the_apparmor_profile_is_where_the_remedy_says(tmp_path: Path) -> None:
+    switch = tmp_path / "kernel/apparmor_restrict_unprivileged_userns"
+    switch.parent.mkdir()
+    switch.write_text("1\n")
+    place = remedy(str(tmp_path)).partition(" copy ")[2].partition(" to /etc/apparmor.d")[0]
+    assert Path(place).read_text() == PROFILE.read_text()
+
+
 def test_the_apparmor_profile_is_for_where_sdbox_is_installed() -> None:
-    packaging = Path(__file__).parent.parent.parent / "packaging"
-    profile = (packaging / "apparmor/sdbox").read_text()
-    assert "\nprefix=/opt/sdbox\n" in (packaging / "install").read_text()
+    profile = PROFILE.read_text()
+    assert "\nprefix=/opt/sdbox\n" in (PACKAGING / "install").read_text()
+    assert "\n#     cp /opt/sdbox/share/sdbox/apparmor/sdbox /etc/apparmor.d/sdbox\n" in profile
     assert "profile sdbox /{opt/sdbox,usr,usr/local}/bin/sdbox flags=(unconfined)" in profile
     assert "\n  userns,\n" in profile
