@@ -104,7 +104,7 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
     if launch.plan.cpus:
         from sdbox.cpus.holders import settle
 
-        settle(launch.plan, cgroup)
+        settle(launch.plan.job, launch.plan.cpus, cgroup)
     if connection.endpoint.kind != "none":
         connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
     if launch.to_journal:

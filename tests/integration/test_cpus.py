@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import stat
 import struct
@@ -23,8 +24,9 @@ import pytest
 
 from sdbox import cpus
 from sdbox.box import Box
+from sdbox.cgroup import Cgroup
 from sdbox.cpus import topology
-from sdbox.cpus.holders import holders
+from sdbox.cpus.holders import holders, settle
 from sdbox.cpus.register import ROOTS, Register
 from sdbox.errors import CPUsTaken, Unenforceable
 from sdbox.kernel import locks
@@ -303,6 +305,19 @@ async def test_what_cant_be_written_is_told(place: Place) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (await place.claim()).close()
+
+
+async def test_a_register_that_was_removed_is_told(place: Place, tmp_path: Path) -> None:
+    """Or another job would be given the same, of a new one."""
+    register = place.registers[0]
+    claim = await place.claim()
+    with Cgroup.open(str(tmp_path)) as cgroup:
+        settle("a", claim.cpus, cgroup, register=register)
+        assert holders(claim.cpus, [register])[claim.cpus[0]].job == "a"
+        shutil.rmtree(place.directory)
+        with pytest.raises(Unenforceable, match=r"/holders: somebody has removed it"):
+            settle("a", claim.cpus, cgroup, register=register)
+    claim.close()
 
 
 def test_what_the_kernel_lists_of_locks(tmp_path: Path) -> None:
