@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -196,6 +197,39 @@ async def test_who_waits_is_told(place: Place) -> None:
         done.pop().result().close()
         waiting = list(rest)
     assert time.monotonic() - begun < 5, "they looked by themselves, at last"
+
+
+async def test_who_need_not_wait_has_nothing_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which a user may have no more than 128 at a time, whatever for."""
+    monkeypatch.setattr(cpus, "Inotify", _too_many(errno.EMFILE))
+    claim = await place.claim(CPURequest(count=4))
+    with pytest.raises(CPUsTaken):
+        await place.claim()
+    claim.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+async def test_who_can_have_nothing_told_looks_by_himself(
+    place: Place, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(cpus, "Inotify", _too_many(number))
+    monkeypatch.setattr(cpus, "_LOOK_UNTOLD_SECONDS", 0.01)
+    claim = await place.claim(CPURequest(count=4))
+    waiting = asyncio.create_task(place.claim(seconds=SECONDS))
+    await asyncio.sleep(0)
+    claim.close()
+    (await waiting).close()
+
+
+def _too_many(number: int) -> Callable[[], None]:
+    """Stand for inotify(7) where that user has as many as he may."""
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 async def test_a_descriptor_that_is_inherited_holds(place: Place) -> None:
