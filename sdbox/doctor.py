@@ -156,8 +156,10 @@ def _controllers(host: Host) -> Finding:
 
 
 def _gpus() -> Finding:
-    found = (f"{one.number} ({one.nodes[0]})" for one in gpus.find().values())
-    return Finding(name="GPUs", good=True, seen=", ".join(found) or "none")
+    found = gpus.find()
+    seen = ", ".join(f"{one.number} ({one.nodes[0]})" for one in found.values()) or "none"
+    remedy = gpus.remedy(found)
+    return Finding(name="GPUs", good=not remedy, seen=seen, remedy=remedy, needed=False)
 
 
 def _quotas() -> list[Finding]:
