@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sdbox import doctor
 from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import Unenforceable
-from sdbox.host import Host
-from sdbox.host.userns import remedy
+from sdbox.host import Host, userns
 from sdbox.host.users import Credentials
 from sdbox.init import syscalls
-from sdbox.plan.keeping import keeper
+from sdbox.plan.keeping import IN_USER_NAMESPACE, OF_ROOT, keeper
 from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced
 from sdbox.verdict import launch_failed
+from tests.unit.test_directives import EXAMPLES
 
 if TYPE_CHECKING:
     from sdbox.plan import Plan
@@ -71,6 +73,51 @@ def plan(
 def test_namespaces_take_a_user_namespace(box: Box, manager: str) -> None:
     assert plan(box, manager).spec["user_namespace"] == (1000, 100)
     assert plan(box, manager, caller=ROOT).spec["user_namespace"] is None
+
+
+# What else has to be said for a directive to be taken, or to hide something.
+GO_WITH = {
+    "RootEphemeral": {"RootDirectory": "/srv"},
+    "MountUnderScratch": {"ScratchDirectory": "/scratch"},
+    "DiskMax": {"PrivateTmp": "yes"},
+    "SystemCallErrorNumber": {"SystemCallFilter": "~mount"},
+    "ManagerAccess": {"ManagerAccess": "no"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in DIRECTIVES if name not in OF_ROOT])
+def test_what_takes_a_user_namespace_is_known(name: str) -> None:
+    """`sdbox doctor` tells by that what there is without one."""
+    made = make_plan(
+        job="j",
+        command=("true",),
+        box=Box.from_mapping({name: EXAMPLES[name][0][0], **GO_WITH.get(name, {})}),
+        # Root's, that takes all of them.
+        host=host("system", "cpu", "cpuset", "io", "memory", "pids"),
+        credentials=None,
+        caller=USER,
+        # Hidden from no other box: see sdbox.launch.planning.
+        managers=("/run/dbus",) if name == "ManagerAccess" else (),
+    )
+    assert (made.spec["user_namespace"] is not None) == (name in IN_USER_NAMESPACE)
+
+
+def test_doctor_tells_what_there_is_without_user_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask(choice: str) -> tuple[Host, int]:
+        return host("none"), 0
+
+    monkeypatch.setattr(doctor, "_ask", ask)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    kept = {}
+    for available in (True, False):
+        monkeypatch.setattr(userns, "available", lambda available=available: available)
+        told = doctor.examine("none").directives
+        kept[available] = {one.directive: (one.kept_by, one.remedy) for one in told}
+    refused = {name for name in DIRECTIVES if kept[True][name] != kept[False][name]}
+    assert refused == {*IN_USER_NAMESPACE}
+    assert {kept[False][name] for name in refused} == {("refused", userns.remedy())}
 
 
 def test_without_namespaces_there_is_none() -> None:
@@ -174,7 +221,7 @@ def test_what_gives_user_namespaces(tmp_path: Path, name: str, value: str, words
     switch = tmp_path / name
     switch.parent.mkdir()
     switch.write_text(f"{value}\n")
-    assert words in remedy(str(tmp_path))
+    assert words in userns.remedy(str(tmp_path))
 
 
 def test_the_apparmor_profile_is_for_where_sdbox_is_installed() -> None:
