@@ -9,6 +9,11 @@ _PROFILE = (
     "AppArmor gives them only to programs with a profile: as root, copy packaging/apparmor/sdbox"
     " to /etc/apparmor.d, and `apparmor_parser -r` it"
 )
+# The profile is the command's, by the path that is executed.
+_NO_PROFILE = (
+    "AppArmor gives them only to programs with a profile, and a service's first is Python, as an"
+    " ordinary user's systemd starts it: leave out --service and --detach"
+)
 _SWITCHES = (
     (
         "kernel/unprivileged_userns_clone",
@@ -24,15 +29,18 @@ _OTHERWISE = (
 )
 
 
-def remedy(switches: str = "/proc/sys") -> str:
-    """Return what would give an ordinary user a user namespace, or how to do without one."""
-    return f"{_remedy(switches)}. Or {_WITHOUT}"
+def remedy(switches: str = "/proc/sys", *, service: bool = False) -> str:
+    """Return what would give an ordinary user a user namespace, or how to do without one.
+
+    `service`: it is for a service of his.
+    """
+    return f"{_remedy(switches, service=service)}. Or {_WITHOUT}"
 
 
-def _remedy(switches: str) -> str:
+def _remedy(switches: str, *, service: bool) -> str:
     for name, forbidden, text in _SWITCHES:
         if _read(f"{switches}/{name}") == forbidden:
-            return text
+            return _NO_PROFILE if service and text is _PROFILE else text
     return _OTHERWISE
 
 

@@ -34,7 +34,7 @@ async def execute(connection: Connection, launch: Launch) -> Job:
 
     Raises LaunchFailed, Unenforceable, ManagerUnavailable, ManagerRefused and TimedOut.
     """
-    report = Report(launch.report)
+    report = Report(launch.report, service=launch.plan.unit_type == "service")
     try:
         check_version(launch.plan, connection.manager.version)
         _refuse_twin(connection.endpoint, launch.plan)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,11 @@ import pytest
 from sdbox import doctor
 from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
-from sdbox.errors import Unenforceable
+from sdbox.errors import LaunchFailed, Unenforceable
 from sdbox.host import Host, userns
 from sdbox.host.users import Credentials
-from sdbox.init import syscalls
+from sdbox.init import syscalls, wire
+from sdbox.launch.report import Report
 from sdbox.plan.keeping import IN_USER_NAMESPACE, OF_ROOT, keeper
 from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced
@@ -222,6 +225,38 @@ def test_what_gives_user_namespaces(tmp_path: Path, name: str, value: str, words
     switch.parent.mkdir()
     switch.write_text(f"{value}\n")
     assert words in userns.remedy(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "leave out --service"),
+        ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
+    ],
+)
+def test_what_gives_services_user_namespaces(
+    tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    """Whose first program is not the one that the profile is for."""
+    switch = tmp_path / name
+    switch.parent.mkdir()
+    switch.write_text(f"{value}\n")
+    assert words in userns.remedy(str(tmp_path), service=True)
+
+
+@pytest.mark.parametrize("service", [True, False])
+async def test_a_service_without_a_user_namespace_is_told_its_own_remedy(
+    monkeypatch: pytest.MonkeyPatch, service: bool
+) -> None:
+    monkeypatch.setattr(userns, "remedy", lambda *, service: f"for services: {service}")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        report = Report(ours, service=service)
+        wire.send(theirs, "error", "user namespace", "", errno.EPERM)
+        with pytest.raises(LaunchFailed) as raised:
+            await report.started
+        report.close()
+    assert raised.value.hint == f"for services: {service}"
 
 
 def test_the_apparmor_profile_is_for_where_sdbox_is_installed() -> None:
