@@ -40,6 +40,8 @@ class Cgroup:
     """
 
     __slots__ = ("fd", "name")
+    # Whether time of those who have ended may be missing in what is told of CPU time.
+    forgets = False
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd

@@ -13,7 +13,7 @@ from sdbox.errors import SdboxError
 from sdbox.host import gpus, projects, userns
 from sdbox.kernel import bpf, seccomp
 from sdbox.launcher import Launcher
-from sdbox.plan.keeping import OF_ROOT, delegation, keeper
+from sdbox.plan.keeping import IN_USER_NAMESPACE, OF_ROOT, delegation, keeper
 from sdbox.plan.privileges import CALL_FILTERS
 from sdbox.record import record
 from sdbox.systemd import usermanager
@@ -62,6 +62,19 @@ class Keeping:
 
 
 @record
+class _Lack:
+    """What a directive may be refused for, whatever controllers there are.
+
+    `systemd` is its version; the others are empty where nothing is lacking: why no `programs` can
+    be attached to a cgroup, and the remedy for an ordinary user who has no user `namespaces`.
+    """
+
+    systemd: int
+    programs: str
+    namespaces: str
+
+
+@record
 class Examination:
     """All that was found. `manager` is the kind that a launch uses, or None where none can be."""
 
@@ -77,7 +90,9 @@ class Examination:
 
 def examine(choice: Choice) -> Examination:
     """Look at this host. Boots the embedded manager, as a launch would, where that is the one."""
-    findings = (_linux(), _user(), *_namespaces(), *(_ordinary() if os.geteuid() else ()))
+    namespaces = os.geteuid() == 0 or userns.available()
+    ordinary = _ordinary(namespaces=namespaces) if os.geteuid() else []
+    findings = (_linux(), _user(), *_namespaces(), *ordinary)
     try:
         host, version = asyncio.run(_ask(choice))
     except SdboxError as error:
@@ -85,11 +100,13 @@ def examine(choice: Choice) -> Examination:
         return Examination(manager=None, findings=(*findings, manager), directives=())
     known = host.manager if host.manager == "none" else f"{host.manager}, systemd {version}"
     manager = Finding(name="manager", good=True, seen=known)
-    lacking = bpf.missing()
+    lack = _Lack(
+        systemd=version, programs=bpf.missing(), namespaces="" if namespaces else userns.remedy()
+    )
     return Examination(
         manager=host.manager,
         findings=(*findings, manager, _controllers(host), _gpus(), *_quotas()),
-        directives=tuple(_keeping(row, host, version, lacking) for row in DIRECTIVES.values()),
+        directives=tuple(_keeping(row, host, lack) for row in DIRECTIVES.values()),
     )
 
 
@@ -115,16 +132,15 @@ def _user() -> Finding:
     return Finding(name="user", good=True, seen=f"uid {os.geteuid()}")
 
 
-def _ordinary() -> list[Finding]:
+def _ordinary(*, namespaces: bool) -> list[Finding]:
     """What there is for an ordinary user, for whom not all is."""
     name = usermanager.user_name()
     lingers = Path("/var/lib/systemd/linger", name).exists()
-    available = userns.available()
     return [
         Finding(
             name="user namespaces",
-            good=available,
-            seen="for all that isolates" if available else "none, and so nothing that isolates",
+            good=namespaces,
+            seen="for all that isolates" if namespaces else "none, and so nothing that isolates",
             remedy=userns.remedy(),
             needed=False,
         ),
@@ -156,8 +172,10 @@ def _controllers(host: Host) -> Finding:
 
 
 def _gpus() -> Finding:
-    found = (f"{one.number} ({one.nodes[0]})" for one in gpus.find().values())
-    return Finding(name="GPUs", good=True, seen=", ".join(found) or "none")
+    found = gpus.find()
+    seen = ", ".join(f"{one.number} ({one.nodes[0]})" for one in found.values()) or "none"
+    remedy = gpus.remedy(found)
+    return Finding(name="GPUs", good=not remedy, seen=seen, remedy=remedy, needed=False)
 
 
 def _quotas() -> list[Finding]:
@@ -169,18 +187,9 @@ def _quotas() -> list[Finding]:
     return [Finding(name="project quotas", good=True, seen=seen)]
 
 
-def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Keeping:
-    if directive.since > version:
-        remedy = f"systemd {directive.since} or newer sets it on a scope"
+def _keeping(directive: Directive, host: Host, lack: _Lack) -> Keeping:
+    if remedy := _refused(directive, host, lack):
         return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
-    ordinary = host.manager in ("user", "none")
-    if directive.programs is not None and lacking and not ordinary:
-        remedy = f"{lacking}. {bpf.REMEDY}"
-        return Keeping(directive=directive.name, kept_by="refused", remedy=remedy)
-    if directive.name in CALL_FILTERS and (lack := seccomp.unavailable(directive.name)):
-        return Keeping(directive=directive.name, kept_by="refused", remedy=lack.hint)
-    if os.geteuid() != 0 and directive.name in OF_ROOT:
-        return Keeping(directive=directive.name, kept_by="refused", remedy="only root may")
     kept_by = keeper(directive, host)
     lacks_controller = bool(directive.controller) and kept_by in (None, "affinity", "watch")
     return Keeping(
@@ -188,6 +197,19 @@ def _keeping(directive: Directive, host: Host, version: int, lacking: str) -> Ke
         kept_by=kept_by or "refused",
         remedy=_remedy(directive, host) if lacks_controller else "",
     )
+
+
+def _refused(directive: Directive, host: Host, lack: _Lack) -> str:
+    """Return the remedy where a directive is refused for what is lacking, or nothing."""
+    if directive.since > lack.systemd:
+        return f"systemd {directive.since} or newer sets it on a scope"
+    if directive.programs is not None and lack.programs and host.manager not in ("user", "none"):
+        return f"{lack.programs}. {bpf.REMEDY}"
+    if directive.name in CALL_FILTERS and (filters := seccomp.unavailable(directive.name)):
+        return filters.hint
+    if os.geteuid() != 0 and directive.name in OF_ROOT:
+        return "only root may"
+    return lack.namespaces if directive.name in IN_USER_NAMESPACE else ""
 
 
 def _remedy(directive: Directive, host: Host) -> str:

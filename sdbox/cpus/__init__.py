@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from sdbox.record import record
 from sdbox.values.names import format_cpu_request, format_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sdbox.cpus.holders import Holder
     from sdbox.cpus.register import Register
@@ -32,8 +33,9 @@ _CHOOSING_PAUSE_SECONDS = 0.002
 _LOOK_AGAIN_SECONDS = (0.01, 0.1, 0.3, 1.0)
 # What it tells nothing of is the end of a payload that nobody sees to.
 _LOOK_ANYWAY_SECONDS = 5.0
-# Nor does it tell users when root's register is closed.
-_LOOK_AT_ROOTS_SECONDS = 1.0
+# Nor does it tell users when root's register is closed, or anything who has it tell too much.
+_LOOK_UNTOLD_SECONDS = 1.0
+_TOO_MANY = (errno.EMFILE, errno.ENOSPC)
 
 
 @record
@@ -134,25 +136,53 @@ def _named(cpus: Iterable[int]) -> str:
 
 
 async def _taken(search: _Search, seconds: float) -> tuple[int, ...]:
+    cpus = await _try(search)
+    if cpus is not None:
+        return cpus
+    if seconds <= 0:
+        raise _busy(search, seconds)
+    with _changes(search.fd) as changes:
+        return await _waited_for(search, seconds, changes)
+
+
+@contextlib.contextmanager
+def _changes(fd: int) -> Iterator[Inotify | None]:
+    """Have changes of a file told; None where this user has as many told as he may."""
+    with contextlib.ExitStack() as stack:
+        changes: Inotify | None = None
+        try:
+            changes = stack.enter_context(Inotify())
+            changes.add(f"/proc/self/fd/{fd}", IN_CLOSE_WRITE)
+        except OSError as error:
+            if error.errno not in _TOO_MANY:
+                raise
+            changes = None
+        yield changes
+
+
+async def _waited_for(search: _Search, seconds: float, changes: Inotify | None) -> tuple[int, ...]:
     end = time.monotonic() + seconds
-    anyway = _LOOK_AT_ROOTS_SECONDS if search.registers[1:] else _LOOK_ANYWAY_SECONDS
-    with Inotify() as changes:
-        changes.add(f"/proc/self/fd/{search.fd}", IN_CLOSE_WRITE)
-        pauses: tuple[float, ...] = ()
-        while True:
-            cpus = await _try(search)
-            if cpus is not None:
-                return cpus
-            left = end - time.monotonic()
-            if left <= 0:
-                raise _busy(search, seconds)
-            first, *rest = pauses or (anyway,)
-            told = await _told(changes, min(first, left))
-            pauses = _LOOK_AGAIN_SECONDS if told else tuple(rest)
+    untold = changes is None or search.registers[1:]
+    anyway = _LOOK_UNTOLD_SECONDS if untold else _LOOK_ANYWAY_SECONDS
+    pauses: tuple[float, ...] = ()
+    while True:
+        # At first as well: it may have been free before changes were told.
+        cpus = await _try(search)
+        if cpus is not None:
+            return cpus
+        left = end - time.monotonic()
+        if left <= 0:
+            raise _busy(search, seconds)
+        first, *rest = pauses or (anyway,)
+        told = await _told(changes, min(first, left))
+        pauses = _LOOK_AGAIN_SECONDS if told else tuple(rest)
 
 
-async def _told(changes: Inotify, seconds: float) -> bool:
+async def _told(changes: Inotify | None, seconds: float) -> bool:
     """Wait for somebody to let go of CPUs; return whether that was before so many seconds."""
+    if changes is None:
+        await loop.sleep(seconds)
+        return False
     with contextlib.suppress(TimedOut):
         async with loop.within(seconds, "CPUs"):
             await loop.readable(changes.fd)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sdbox.cgroup import Cgroup, CgroupError
 from sdbox.cpus.register import known
+from sdbox.errors import Unenforceable
 from sdbox.kernel import locks
 from sdbox.record import record
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sdbox.cpus.register import Register
-    from sdbox.plan import Plan
 
 # Of a job's id and the path of its cgroup, NUL bytes after that.
 _RECORD_BYTES = 4096
@@ -100,16 +100,21 @@ def write(fd: int, cpu: int, text: str) -> None:
     os.pwrite(fd, data.ljust(_RECORD_BYTES, b"\0"), cpu * _RECORD_BYTES)
 
 
-def settle(plan: Plan, cgroup: Cgroup, *, register: Register | None = None) -> None:
-    """Write down of a job's CPUs which cgroup it has come to."""
-    text = f"{plan.job}\n{cgroup.name}\n{os.fstat(cgroup.fd).st_ino}"
+def settle(
+    job: str, cpus: Iterable[int], cgroup: Cgroup, *, register: Register | None = None
+) -> None:
+    """Write down of a job's CPUs which cgroup it has come to. Raises Unenforceable."""
+    text = f"{job}\n{cgroup.name}\n{os.fstat(cgroup.fd).st_ino}"
+    place = register or known()[0]
+    fd = place.open(os.O_RDWR | os.O_CREAT)
     try:
-        fd = (register or known()[0]).open(os.O_RDWR)
-    except FileNotFoundError:
-        # It is elsewhere since the user's first session began, or the last one ended.
-        return
-    try:
-        for cpu in plan.cpus or ():
+        for cpu in cpus:
+            if not locks.is_taken(fd, cpu * _RECORD_BYTES):
+                # While it waited, perhaps. Nobody looks any more at the one that it has locked.
+                raise Unenforceable(
+                    f"AssignedCPUs: {place.path}: somebody has removed it, with what the job holds",
+                    hint="Try again",
+                )
             write(fd, cpu, text)
     finally:
         os.close(fd)

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FILE = "holders"
-# Whoever cleans up what is old leaves a file with the sticky bit alone: systemd-tmpfiles in /tmp,
-# and by the XDG Base Directory Specification all who do so in a runtime directory.
+# systemd-tmpfiles, which cleans up what is old in /tmp, leaves a file with the sticky bit alone.
 _FILE_MODE = 0o1600
 
 
@@ -104,22 +103,14 @@ def known() -> tuple[Register, ...]:
     """Return this user's register, and after it those whose CPUs are to be left alone.
 
     Whatever the environment says, so that jobs count that were started in a session and without.
-    His runtime directory comes and goes with his sessions: there may be jobs of his in both places.
+    It outlives his sessions, as his jobs do: his runtime directory, which goes with the last one,
+    would take along what they have locked in it.
     """
     uid = os.geteuid()
     if uid == 0:
         return (ROOTS,)
-    session, lasting = f"/run/user/{uid}", f"/tmp/sdbox-cpus-{uid}"  # noqa: S108 - see _entered
-    places = [f"{session}/sdbox-cpus"] if _is_there(session, uid) else []
-    if not places or _is_there(lasting, uid):
-        places.append(lasting)
-    return (*(Register(directory=place, owner=uid) for place in places), ROOTS)
-
-
-def _is_there(directory: str, owner: int) -> bool:
-    with contextlib.suppress(OSError):
-        return _is_alone(os.lstat(directory), owner)
-    return False
+    place = f"/tmp/sdbox-cpus-{uid}"  # noqa: S108 - see _entered
+    return (Register(directory=place, owner=uid), ROOTS)
 
 
 def _is_alone(status: os.stat_result, owner: int) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sdbox.record import record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 SYSFS = "/sys/devices/system/cpu"
 
@@ -98,22 +98,22 @@ def _text(path: str) -> str | None:
 def choose(count: int, free: CPUs, cpus: Mapping[int, Cpu]) -> tuple[int, ...] | None:
     """Return so many of the free CPUs, those that go best together; None where there are too few.
 
-    They are of one cache where that has enough, else of one node, else of any. Of several such
-    places it is the one where the job shares the fewest cores, and of these the fullest, so that
-    large jobs find room elsewhere.
+    They are of one cache or of one node, where one has enough, else of any. Of several such places
+    it is the one where the job shares the fewest cores, of these a cache rather than a node, and of
+    these the fullest, so that large jobs find room elsewhere.
     """
-    for places in _places(free, cpus):
-        picks = {_pick(count, place, cpus): place for place in places if len(place) >= count}
+    for places in (_near(free, cpus), [(0, free)]):
+        picks = [_weighed(count, *place, cpus) for place in places if len(place[1]) >= count]
         if picks:
-            return min(picks, key=lambda pick: _cost(pick, picks[pick], cpus))
+            return min(picks)[-1]
     return None
 
 
-def _places(free: CPUs, cpus: Mapping[int, Cpu]) -> Iterator[list[CPUs]]:
-    """The free CPUs of each cache, then of each node, then all."""
-    yield _grouped(free, {cpu: cpus[cpu].cache for cpu in free})
-    yield _grouped(free, {cpu: cpus[cpu].node for cpu in free})
-    yield [free]
+def _near(free: CPUs, cpus: Mapping[int, Cpu]) -> list[tuple[int, CPUs]]:
+    """The free CPUs of each cache, and of each node, which is a level above."""
+    caches = _grouped(free, {cpu: cpus[cpu].cache for cpu in free})
+    nodes = _grouped(free, {cpu: cpus[cpu].node for cpu in free})
+    return [*((0, place) for place in caches), *((1, place) for place in nodes)]
 
 
 def _grouped(free: CPUs, by: Mapping[int, object]) -> list[CPUs]:
@@ -123,27 +123,35 @@ def _grouped(free: CPUs, by: Mapping[int, object]) -> list[CPUs]:
     return [frozenset(group) for group in groups.values()]
 
 
-def _pick(count: int, place: CPUs, cpus: Mapping[int, Cpu]) -> tuple[int, ...]:
-    """Whole cores first, as far as they go; then what is left of cores that others have a part of.
+def _weighed(
+    count: int, level: int, place: CPUs, cpus: Mapping[int, Cpu]
+) -> tuple[int, int, int, tuple[int, ...]]:
+    """A pick, and before it what is the better the less it is: shared cores, level, room there."""
+    pick = _pick(count, place, cpus)
+    return len(_shared(pick, cpus)), level, len(place), pick
 
-    Only then a part of a core that is free.
+
+def _pick(count: int, place: CPUs, cpus: Mapping[int, Cpu]) -> tuple[int, ...]:
+    """Whole cores first, as far as they go; then of as few others as can be.
+
+    So the rest is of the smallest that has as much free, which is what is left of a core before it
+    is a whole one, or of the largest if none has.
     """
     cores = sorted({tuple(sorted(cpus[cpu].core & place)) for cpu in place})
-    whole = [core for core in cores if len(core) == len(cpus[core[0]].core)]
     picked: list[int] = []
-    for core in whole:
-        if len(core) <= count - len(picked):
+    others = []
+    for core in cores:
+        is_whole = len(core) == len(cpus[core[0]].core)
+        if is_whole and len(core) <= count - len(picked):
             picked += core
-    parts = sorted((core for core in cores if core not in whole), key=len)
-    rest = [cpu for core in (*parts, *whole) for cpu in core if cpu not in picked]
-    return tuple(sorted(picked + rest[: count - len(picked)]))
-
-
-def _cost(
-    pick: tuple[int, ...], place: CPUs, cpus: Mapping[int, Cpu]
-) -> tuple[int, int, tuple[int, ...]]:
-    """How many cores are shared, and how much room is left: the less, the better."""
-    return len(_shared(pick, cpus)), len(place), pick
+        else:
+            others.append(core)
+    while rest := count - len(picked):
+        enough = [core for core in others if len(core) >= rest]
+        core = min(enough, key=len) if enough else max(others, key=len)
+        others.remove(core)
+        picked += core[:rest]
+    return tuple(sorted(picked))
 
 
 def _shared(pick: Iterable[int], cpus: Mapping[int, Cpu]) -> set[CPUs]:

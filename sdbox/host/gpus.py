@@ -1,7 +1,8 @@
 """The GPUs of this machine, and the device nodes through which each is used.
 
 NVIDIA's have the number in their node's name, /dev/nvidiaN. All others that the kernel's DRM has
-a render node for, AMD's above all, come after these in the order of their PCI addresses.
+a render node for, AMD's above all, come after these in the order of their PCI addresses. Of an AMD
+GPU that is divided, what comes after the first part is a platform device, amdgpu_xcp_N.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ _SHARED = {
     "nvidia": ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"),
     "amdgpu": ("kfd",),
 }
+# Of these, what is there only once a program outside of a box has used CUDA, or root has made it.
+_LATE = "nvidia-uvm"
+
+# What a part is called, to which no driver is bound, or none of that name.
+_PART, _PARTS_DRIVER = "amdgpu_xcp", "amdgpu"
+_DIGITS = "0123456789"
 
 
 @record
@@ -59,7 +66,7 @@ THIS = Machine()
 
 def find(machine: Machine = THIS) -> dict[int, Gpu]:
     """Return all GPUs by their numbers."""
-    rendering = sorted(_render_nodes(machine), key=lambda one: one.address)
+    rendering = sorted(_render_nodes(machine), key=lambda one: _order(one.address))
     gpus = {minor: _nvidia(machine, minor, rendering) for minor in _minors(machine)}
     others = (one for one in rendering if one.driver != "nvidia")
     for number, one in enumerate(others, max(gpus, default=-1) + 1):
@@ -83,6 +90,16 @@ def rules(request: GPURequest, gpus: Mapping[int, Gpu], machine: Machine = THIS)
     ]
     own = [node for one in asked for node in one.nodes]
     return [(node, "rw") for node in (*own, *shared)]
+
+
+def remedy(gpus: Mapping[int, Gpu], machine: Machine = THIS) -> str:
+    """Return how to have what a GPU here lacks to be computed on in boxes, empty if nothing."""
+    lacks = any(_LATE in _SHARED.get(one.driver, ()) for one in gpus.values())
+    if not lacks or os.path.exists(f"{machine.dev}/{_LATE}"):
+        return ""
+    return (
+        f"CUDA needs {machine.dev}/{_LATE} before a job starts: as root, `nvidia-modprobe -u -c 0`"
+    )
 
 
 def _shared(machine: Machine, driver: str) -> list[str]:
@@ -129,8 +146,24 @@ def _render_nodes(machine: Machine) -> Iterator[_Render]:
         node = f"{machine.dev}/dri/{os.path.basename(place)}"
         if os.path.exists(node):
             device = os.path.realpath(f"{place}/device")
-            driver = os.path.basename(os.path.realpath(f"{device}/driver"))
-            yield _Render(node=node, driver=driver, address=os.path.basename(device).lower())
+            address = os.path.basename(device).lower()
+            yield _Render(node=node, driver=_driver(device), address=address)
+
+
+def _driver(device: str) -> str:
+    """Return the name of a device's driver, empty where it has none."""
+    if os.path.basename(device).startswith(_PART):
+        return _PARTS_DRIVER
+    with contextlib.suppress(OSError):
+        return os.path.basename(os.readlink(f"{device}/driver"))
+    return ""
+
+
+def _order(address: str) -> tuple[bool, int, str]:
+    """What sorts devices by their addresses, and parts after these by their numbers."""
+    number = address.removeprefix(address.rstrip(_DIGITS))
+    is_part = address.startswith(_PART)
+    return is_part, int(number) if is_part and number else 0, address
 
 
 def _field(path: str, name: str) -> int | None:

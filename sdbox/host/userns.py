@@ -15,6 +15,11 @@ _PROFILE = (
     "AppArmor gives them only to programs with a profile: as root, copy {profile} to"
     " /etc/apparmor.d, and `apparmor_parser -r` it"
 )
+# The profile is the command's, by the path that is executed.
+_NO_PROFILE = (
+    "AppArmor gives them only to programs with a profile, and a service's first is Python, as an"
+    " ordinary user's systemd starts it: leave out --service and --detach"
+)
 # A switch of sysctl(8), what it says where user namespaces are forbidden, and the remedy.
 _SWITCHES = (
     (
@@ -31,15 +36,19 @@ _OTHERWISE = (
 )
 
 
-def remedy(switches: str = "/proc/sys") -> str:
-    """Return what would give an ordinary user a user namespace, or how to do without one."""
-    return f"{_remedy(switches)}. Or {_WITHOUT}"
+def remedy(switches: str = "/proc/sys", *, service: bool = False) -> str:
+    """Return what would give an ordinary user a user namespace, or how to do without one.
+
+    `service`: it is for a service of his.
+    """
+    return f"{_remedy(switches, service=service)}. Or {_WITHOUT}"
 
 
-def _remedy(switches: str) -> str:
+def _remedy(switches: str, *, service: bool) -> str:
     for name, forbidden, text in _SWITCHES:
         if _read(f"{switches}/{name}") == forbidden:
-            return text.format(profile=_profile())
+            chosen = _NO_PROFILE if service and text is _PROFILE else text
+            return chosen.format(profile=_profile())
     return _OTHERWISE
 
 

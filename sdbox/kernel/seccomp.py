@@ -33,6 +33,14 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _NEW_CALLS = {"io_uring_setup": 425, "clone3": 435, "openat2": 437, "fchmodat2": 452}
 # Of other architectures, the calls for these are others, or tell by memory what they do.
 _NATIVE_ONLY = ("RestrictAddressFamilies", "MemoryDenyWriteExecute")
+# What else a machine may run, by libseccomp's names: systemd's seccomp_local_archs, where the bytes
+# of a word are in the same order. It can't have others in one program.
+_SECONDARY = {
+    "x86_64": ("x86", "x32"),
+    "aarch64": ("arm",),
+    "ppc64": ("ppc",),
+    "s390x": ("s390",),
+}
 # sys/personality.h.
 _QUERY, _DOMAIN, _LINUX32 = 0xFFFFFFFF, 0xFF, 8
 
@@ -57,17 +65,25 @@ class _Comparison(ctypes.Structure):
 def programs(directives: Mapping[str, Any]) -> list[bytes]:
     """Return what is to be loaded, in this order. Raises Unenforceable and InvalidDirective."""
     # First, while nothing has forbidden to load another.
-    architectures = directives.get("SystemCallArchitectures", ())
+    architectures = _architectures(directives)
     implied = [group for name, group in _IMPLIED.items() if directives.get(name)]
     given = [_program([f"~{group}:EPERM"], callfilter.KILL, architectures) for group in implied]
     lines = directives.get("SystemCallFilter", ())
     denied_calls = [*_restrictions(directives), *(_NO_TYPING if lines else ())]
     if denied_calls:
         given.append(_denying(denied_calls, architectures))
-    if lines or architectures:
+    if lines or directives.get("SystemCallArchitectures"):
         denied = callfilter.error_number(directives.get("SystemCallErrorNumber", "kill"))
         given.append(_program(lines, denied, architectures))
     return given
+
+
+def _architectures(directives: Mapping[str, Any]) -> Sequence[str] | None:
+    """Return whose calls there are beside the machine's own; None for all that it runs."""
+    named: Sequence[str] = directives.get("SystemCallArchitectures", ())
+    # Who lists calls means those that he knows of.
+    only = named or any(directives.get(name) for name in ("SystemCallFilter", *_NATIVE_ONLY))
+    return named if only else None
 
 
 def _restrictions(directives: Mapping[str, Any]) -> list[Rule]:
@@ -103,7 +119,7 @@ _COMPARISONS: Mapping[str, Callable[[int], tuple[int, int, int]]] = {
 }
 
 
-def _denying(rules: Sequence[Rule], architectures: Sequence[str]) -> bytes:
+def _denying(rules: Sequence[Rule], architectures: Sequence[str] | None) -> bytes:
     """Return the program that denies just these."""
     library = _library()
     context = library.seccomp_init(_ACT_ALLOW)
@@ -145,7 +161,7 @@ def unavailable(name: str = "SystemCallFilter") -> Unenforceable | None:
     return None
 
 
-def _program(lines: Sequence[str], denied: int, architectures: Sequence[str]) -> bytes:
+def _program(lines: Sequence[str], denied: int, architectures: Sequence[str] | None) -> bytes:
     otherwise, table = callfilter.ALLOW, dict[str, int]()
     library = _library()
     if lines:
@@ -181,12 +197,14 @@ def _check(library: ctypes.CDLL, lines: Sequence[str]) -> None:
         )
 
 
-def _add_architectures(library: ctypes.CDLL, context: int, architectures: Sequence[str]) -> None:
+def _add_architectures(
+    library: ctypes.CDLL, context: int, architectures: Sequence[str] | None
+) -> None:
     """Allow calls of these, too; those of others end the process. The native one is in it."""
     library.seccomp_attr_set(context, _ATTRIBUTE_BAD_ARCHITECTURE, _ACT_KILL_PROCESS)
     # Many rules, a few comparisons. Before libseccomp 2.5 it is slower, and means the same.
     library.seccomp_attr_set(context, _ATTRIBUTE_OPTIMIZE, _BINARY_TREE)
-    for name in architectures:
+    for name in _secondary(library) if architectures is None else architectures:
         if name == callfilter.NATIVE:
             continue
         token = library.seccomp_arch_resolve_name(callfilter.libseccomp_name(name).encode())
@@ -196,6 +214,12 @@ def _add_architectures(library: ctypes.CDLL, context: int, architectures: Sequen
                 f"SystemCallArchitectures: {name} does not go with this machine's",
                 hint="Give native, or an architecture that this machine can run",
             )
+
+
+def _secondary(library: ctypes.CDLL) -> Sequence[str]:
+    native = library.seccomp_arch_native()
+    known = (n for n in _SECONDARY if library.seccomp_arch_resolve_name(n.encode()) == native)
+    return _SECONDARY.get(next(known, ""), ())
 
 
 def _add_rule(library: ctypes.CDLL, context: int, name: str, action: int) -> None:
@@ -237,6 +261,7 @@ def _library() -> ctypes.CDLL:
     library.seccomp_init.argtypes = [ctypes.c_uint32]
     library.seccomp_release.argtypes = [ctypes.c_void_p]
     library.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
+    library.seccomp_arch_native.restype = ctypes.c_uint32
     library.seccomp_arch_resolve_name.restype = ctypes.c_uint32
     library.seccomp_arch_add.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     library.seccomp_rule_add.argtypes = [

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sdbox import loop, nesting
-from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError, Unenforceable
+from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError
 from sdbox.kernel.pidfd import has_ended
 from sdbox.launch import placing
 from sdbox.launch.report import Report
@@ -34,7 +34,7 @@ async def execute(connection: Connection, launch: Launch) -> Job:
 
     Raises LaunchFailed, Unenforceable, ManagerUnavailable, ManagerRefused and TimedOut.
     """
-    report = Report(launch.report)
+    report = Report(launch.report, service=launch.plan.unit_type == "service")
     try:
         check_version(launch.plan, connection.manager.version)
         _refuse_twin(connection.endpoint, launch.plan)
@@ -104,7 +104,7 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
     if launch.plan.cpus:
         from sdbox.cpus.holders import settle
 
-        settle(launch.plan, cgroup)
+        settle(launch.plan.job, launch.plan.cpus, cgroup)
     if connection.endpoint.kind != "none":
         connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
     if launch.to_journal:
@@ -179,14 +179,11 @@ def _tell_failure(journal: Journal, plan: Plan, error: BaseException) -> None:
 
 
 def _read_back(plan: Plan, cgroup: Cgroup) -> None:
-    """Make sure that the kernel has what was asked for: systemd says `done` without it, too."""
-    for file in plan.files:
-        contents = cgroup.read(file.name)
-        if contents != file.contents:
-            raise Unenforceable(
-                f"{plan.unit}: {file.name} is {contents}, where {file.contents} was asked for",
-                hint="See `sdbox doctor` for the controllers that units have here",
-            )
+    """Make sure that the kernel has what was asked for. Raises Unenforceable."""
+    if plan.files:
+        from sdbox.kernel import readback
+
+        readback.check(plan.unit, cgroup, plan.files, all_cpus=plan.cpus is not None)
     if plan.programs:
         from sdbox.kernel import bpf
 

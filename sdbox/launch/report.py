@@ -27,10 +27,12 @@ class Report:
     is done when an init that systemd has started is at work, with descriptors of it and its like.
     `scratch` is a descriptor of the job's scratch directory, if it has one and its payload runs.
     `on_stopped` is called when the payload was stopped, as by ^Z, `on_continued` when it goes on.
+    `service`: systemd starts init.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, service: bool) -> None:
         self._sock = sock
+        self._service = service
         self._loop = loop.running()
         self.born: asyncio.Future[list[int]] = self._loop.create_future()
         self.started: asyncio.Future[int] = self._loop.create_future()
@@ -135,7 +137,7 @@ class Report:
         from sdbox.launch.steps import launch_error
 
         step, path, number = fields[1:4]
-        error = launch_error(step, path, number)
+        error = launch_error(step, path, number, service=self._service)
         wire.close(fds)
         self._fail(error)
 

@@ -11,15 +11,15 @@ from sdbox.errors import LaunchFailed
 _USER_NAMESPACE = "user namespace"
 
 
-def launch_error(name: bytes, path: bytes, number: bytes) -> LaunchFailed:
-    """Return the error for a step that init or helper could not do."""
+def launch_error(name: bytes, path: bytes, number: bytes, *, service: bool = False) -> LaunchFailed:
+    """Return the error for a step that init, a service's or not, or helper could not do."""
     step, where, code = name.decode(errors="replace"), os.fsdecode(path), int(number)
     if step in _PLACES:
         return _place_refused(step, where, code)
     if step == _USER_NAMESPACE:
         from sdbox.host import userns
 
-        return LaunchFailed(f"{step}: {os.strerror(code)}", hint=userns.remedy())
+        return LaunchFailed(f"{step}: {os.strerror(code)}", hint=userns.remedy(service=service))
     reason = os.strerror(code) if code else "failed"
     if step != "exec":
         place = f"{where!r}: " if where else ""

@@ -17,6 +17,7 @@ from sdbox.errors import (
 )
 from sdbox.host import host_at
 from sdbox.journal import events
+from sdbox.kernel import readback
 from sdbox.management import groups
 from sdbox.management.change import make_change
 from sdbox.management.ending import report_of
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from sdbox.journal import Journal
     from sdbox.journal.events import Fields
     from sdbox.manager import Manager
-    from sdbox.plan.properties import CgroupFile
     from sdbox.result import Usage
 
 # Freezing takes milliseconds, unless a task sleeps and can't be woken.
@@ -195,20 +195,9 @@ async def set_property(target: Target, change: Box) -> None:
                 properties = [p for p in made.properties if target.taken_by(p.name) == unit]
                 if properties:
                     await target.manager.set_properties(unit, properties)
-        for file in made.files:
-            _read_back(target.unit, cgroup, file)
+        readback.check(target.unit, cgroup, made.files)
         if memo is not None:
             rewrite(cgroup.fd, replaced(memo, box=made.box))
-
-
-def _read_back(unit: str, cgroup: Cgroup, file: CgroupFile) -> None:
-    """Make sure that the kernel has what systemd says it has set."""
-    contents = cgroup.read(file.name)
-    if contents != file.contents:
-        raise Unenforceable(
-            f"{unit}: {file.name} is {contents}, where {file.contents} was asked for",
-            hint="See `sdbox doctor` for the controllers that units have here",
-        )
 
 
 def figures(target: Target) -> Figures:

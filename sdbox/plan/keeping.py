@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 # What an ordinary user has but for himself.
 OF_ROOT = ("User", "Group", "AmbientCapabilities", "MountImages")
 
+# And what he has in a user namespace of his own: itself, or what it goes with.
+IN_USER_NAMESPACE = (
+    *("PrivateTmp", "PrivateTmpSize", "PrivateShm", "PrivatePIDs", "PrivateIPC", "PrivateNetwork"),
+    *("CapabilityBoundingSet", "ProtectProc", "PrivateDevices", "ProtectKernelTunables"),
+    *("ProtectKernelModules", "ProtectControlGroups", "ManagerAccess", "RootDirectory"),
+    *("RootEphemeral", "ScratchDirectory", "MountUnderScratch", "DiskMax", "TemporaryFileSystem"),
+    *("BindPaths", "BindReadOnlyPaths", "ProtectSystem", "ProtectHome", "ReadWritePaths"),
+    *("ReadOnlyPaths", "InaccessiblePaths", "Nestable"),
+)
+
 
 def keeper(directive: Directive, host: Host) -> Enforcement | None:
     """Return who keeps a directive on this host, or None where nobody can."""

@@ -19,15 +19,19 @@ from sdbox.init import family
 from sdbox.record import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sdbox.result import Usage
+
+    _Stats = dict[tuple[int, str], list[str]]
 
 # No file tells of the end, or the stop, of a process that is not one's child.
 _LOOK_SECONDS = 0.01
 _TICKS = os.sysconf("SC_CLK_TCK")
-# proc_pid_stat(5): utime, cutime and stime, cstime, from the field after the name on.
-_USER, _SYSTEM, _THREADS = (11, 13), (12, 14), 17
+# proc_pid_stat(5), from the field after the name on: utime and cutime, stime and cstime, of which
+# the second is that of children that were waited for.
+_TIMES = ((11, 13), (12, 14))
+_THREADS, _STARTED = 17, 19
 
 
 class Family(Cgroup):
@@ -37,13 +41,18 @@ class Family(Cgroup):
     `private_pids` init is the first process of a PID namespace, and the kernel ends that with it.
     """
 
-    __slots__ = ("_proc", "init", "private_pids")
+    __slots__ = ("_known", "_lost", "_proc", "init", "private_pids")
+    # What those had used whom it has not looked at since.
+    forgets = True
 
     def __init__(self, fd: int, name: str, *, init: int, private_pids: bool) -> None:
         super().__init__(fd, name)
         self.init = init
         self.private_pids = private_pids
         self._proc = family.opened()
+        # What proc_pid_stat(5) said of whom, by PID and start; and what nobody's says any more.
+        self._known: _Stats = {}
+        self._lost = [0, 0]
 
     def close(self) -> None:
         """Let go of it."""
@@ -84,25 +93,58 @@ class Family(Cgroup):
         return sum(int(fields[_THREADS]) for fields in stats if fields)
 
     def cpu_seconds(self) -> float | None:
-        """CPU time of all, and of those that have ended and been waited for."""
-        return self._seconds((*_USER, *_SYSTEM))
+        """CPU time of all, and of those that have ended."""
+        user, system = self._seconds()
+        return None if user is None or system is None else user + system
 
     def usage(self) -> Usage:
         """What the tree has used: CPU time. Nobody keeps any other account."""
-        return replaced(
-            super().usage(),
-            cpu_user_seconds=self._seconds(_USER),
-            cpu_system_seconds=self._seconds(_SYSTEM),
-        )
+        user, system = self._seconds()
+        return replaced(super().usage(), cpu_user_seconds=user, cpu_system_seconds=system)
 
-    def _seconds(self, fields: Sequence[int]) -> float | None:
-        # With those that have ended and are not waited for yet: else they would count only then.
-        pids = [self.init, *family.descendants(self._proc, self.init)]
-        stats = [family.stat(self._proc, pid) for pid in pids]
-        known = [stat for stat in stats if stat]
-        if not known:
-            return None
-        return sum(int(stat[number]) for stat in known for number in fields) / _TICKS
+    def _seconds(self) -> tuple[float | None, float | None]:
+        """User and system time, as long as init is there."""
+        found = self._found()
+        if all(pid != self.init for pid, _ in found):
+            return None, None
+        self._count_lost(found)
+        self._known = found
+        times = (_sum(found.values(), kind) for kind in _TIMES)
+        user, system = (sum(known) / _TICKS for known in zip(times, self._lost, strict=True))
+        return user, system
+
+    def _found(self) -> _Stats:
+        """All, with those that have ended and are not waited for yet: else they would count later.
+
+        Parents come before their children, so that what these hand on is not counted twice.
+        """
+        listed = dict.fromkeys((self.init, *family.descendants(self._proc, self.init)))
+        # While others end, the kernel may leave out some that do not.
+        left_out = (pid for pid, _ in self._known if pid not in listed)
+        stats = ((pid, family.stat(self._proc, pid)) for pid in (*listed, *left_out))
+        found = (((pid, stat[_STARTED]), stat) for pid, stat in stats if stat)
+        return {key: stat for key, stat in found if key[0] in listed or key in self._known}
+
+    def _count_lost(self, found: _Stats) -> None:
+        """Keep what those had who are gone, if nobody else has it now.
+
+        The kernel drops it where nobody waits for them, their parent ignoring SIGCHLD.
+        """
+        gone = [stat for key, stat in self._known.items() if key not in found]
+        if not gone:
+            return
+        # Once more, now that they are gone, and children first: nothing handed on is missed then.
+        left = [key for key in reversed(self._known) if key in found]
+        again = {key: stat for key in left if (stat := self._stat(key))}
+        for number, kind in enumerate(_TIMES):
+            handed_on = _sum(again.values(), kind[1:]) - _sum(
+                (self._known[k] for k in again), kind[1:]
+            )
+            self._lost[number] += max(0, _sum(gone, kind) - handed_on)
+
+    def _stat(self, key: tuple[int, str]) -> list[str]:
+        stat = family.stat(self._proc, key[0])
+        return stat if stat and stat[_STARTED] == key[1] else []
 
     def send(self, number: int) -> None:
         """Send a signal to all but init."""
@@ -128,3 +170,7 @@ class Family(Cgroup):
             if time.monotonic() > end:
                 raise TimedOut(f"{self.name}: processes are left after {timeout:g} s")
             await loop.sleep(_LOOK_SECONDS)
+
+
+def _sum(stats: Iterable[Sequence[str]], numbers: Iterable[int]) -> int:
+    return sum(int(stat[number]) for stat in stats for number in numbers)

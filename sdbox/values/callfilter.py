@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 # What becomes of a call. Numbers above 0 are errnos that it fails with.
 ALLOW, KILL, DENY = 0, -1, -2
 _ERRNO_MAX = 4095
-_NUMBERS = {name: number for number, name in errno.errorcode.items()}
+# As Python has them, but for one; errorcode has a single name for each.
+_NUMBERS = {name: getattr(errno, name) for name in dir(errno) if name.startswith("E")}
+_NUMBERS |= {"EHWPOISON": 133}
+_SECOND_NAMES = ("EWOULDBLOCK", "EDEADLOCK", "ENOTSUP")
+_NAMES = {number: name for name, number in _NUMBERS.items() if name not in _SECOND_NAMES}
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 # systemd's names and libseccomp's, where they differ.
@@ -63,7 +67,7 @@ def error_number(raw: object) -> int:
 def error_name(text: str) -> str:
     """An errno's name, or its number where it has none; or `kill`."""
     number = error_number(text)
-    return "kill" if number == KILL else errno.errorcode.get(number, str(number))
+    return "kill" if number == KILL else _NAMES.get(number, str(number))
 
 
 def architecture(raw: object) -> str:

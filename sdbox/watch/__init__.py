@@ -119,10 +119,14 @@ class CPUTimeWatch:
         self._cpus = os.cpu_count() or 1
 
     def look(self) -> Excess | float:
-        """Read the time, and rest for as long as all CPUs together need to use up what is left."""
+        """Read the time, and rest for as long as all CPUs together need to use up what is left.
+
+        Or not that long, where it has to be seen what everybody has used before he has ended.
+        """
         used = self._cgroup.cpu_seconds()
         if used is None or used < self._limit:
-            return max((self._limit - (used or 0.0)) / self._cpus, SHORTEST_REST)
+            needed = (self._limit - (used or 0.0)) / self._cpus
+            return SHORTEST_REST if self._cgroup.forgets else max(needed, SHORTEST_REST)
         message = f"Job has gone over CPU time limit of {self._limit:g} seconds."
         return Excess(reason="cpu-time", message=message, ask=True)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import resource
 import select
+import shutil
 import signal
 import stat
 import struct
@@ -23,8 +25,9 @@ import pytest
 
 from sdbox import cpus
 from sdbox.box import Box
+from sdbox.cgroup import Cgroup
 from sdbox.cpus import topology
-from sdbox.cpus.holders import holders
+from sdbox.cpus.holders import holders, settle
 from sdbox.cpus.register import ROOTS, Register
 from sdbox.errors import CPUsTaken, Unenforceable
 from sdbox.kernel import locks
@@ -196,6 +199,39 @@ async def test_who_waits_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) 
         waiting = list(rest)
 
 
+async def test_who_need_not_wait_has_nothing_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which a user may have no more than 128 at a time, whatever for."""
+    monkeypatch.setattr(cpus, "Inotify", _too_many(errno.EMFILE))
+    claim = await place.claim(CPURequest(count=4))
+    with pytest.raises(CPUsTaken):
+        await place.claim()
+    claim.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+async def test_who_can_have_nothing_told_looks_by_himself(
+    place: Place, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(cpus, "Inotify", _too_many(number))
+    monkeypatch.setattr(cpus, "_LOOK_UNTOLD_SECONDS", 0.01)
+    claim = await place.claim(CPURequest(count=4))
+    waiting = asyncio.create_task(place.claim(seconds=SECONDS))
+    await asyncio.sleep(0)
+    claim.close()
+    (await waiting).close()
+
+
+def _too_many(number: int) -> Callable[[], None]:
+    """Stand for inotify(7) where that user has as many as he may."""
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
 async def test_a_descriptor_that_is_inherited_holds(place: Place) -> None:
     claim = await place.claim(CPURequest(count=4))
     sleeper = await asyncio.create_subprocess_exec("sleep", "600", pass_fds=[claim.fd])
@@ -303,6 +339,19 @@ async def test_what_cant_be_written_is_told(place: Place) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (await place.claim()).close()
+
+
+async def test_a_register_that_was_removed_is_told(place: Place, tmp_path: Path) -> None:
+    """Or another job would be given the same, of a new one."""
+    register = place.registers[0]
+    claim = await place.claim()
+    with Cgroup.open(str(tmp_path)) as cgroup:
+        settle("a", claim.cpus, cgroup, register=register)
+        assert holders(claim.cpus, [register])[claim.cpus[0]].job == "a"
+        shutil.rmtree(place.directory)
+        with pytest.raises(Unenforceable, match=r"/holders: somebody has removed it"):
+            settle("a", claim.cpus, cgroup, register=register)
+    claim.close()
 
 
 def test_what_the_kernel_lists_of_locks(tmp_path: Path) -> None:

@@ -254,7 +254,6 @@ def test_roots_register_is_roots(sdbox: Sdbox) -> None:
 
 
 @pytest.mark.parametrize("mine", ["directory", "link", "file"])
-@pytest.mark.usefixtures("no_session")
 def test_what_another_has_put_there_is_refused(unmanaged: Users, tmp_path: Path, mine: str) -> None:
     if mine == "directory":
         LASTING.mkdir(mode=0o777)
@@ -274,7 +273,7 @@ def test_what_another_has_put_there_is_refused(unmanaged: Users, tmp_path: Path,
 
 @pytest.mark.usefixtures("no_session")
 def test_jobs_from_before_a_session_count(unmanaged: Users, directory: Path) -> None:
-    """Of what is in the runtime directory, and of what began before there was one."""
+    """Whether they began with a runtime directory or before there was one."""
     before, one = unmanaged.one()
     with user_manager():
         need_user_namespaces()
@@ -282,11 +281,31 @@ def test_jobs_from_before_a_session_count(unmanaged: Users, directory: Path) -> 
         try:
             _, two = during.one()
             assert {one, two} == set(TWO)
-            assert (SESSION_DIRECTORY / "sdbox-cpus").exists()
             assert during.listed()[one]["job"] == before.id
             assert f"{before.id} has CPU {one}" in during.another().err
         finally:
             during.close()
+
+
+@pytest.fixture
+def session(no_session: None) -> Iterator[Path]:
+    """That user's runtime directory, as if he had just logged in."""
+    with contextlib.ExitStack() as stack:
+        if not SESSION_DIRECTORY.parent.exists():
+            SESSION_DIRECTORY.parent.mkdir()
+            stack.callback(SESSION_DIRECTORY.parent.rmdir)
+        SESSION_DIRECTORY.mkdir(mode=0o700)
+        stack.callback(shutil.rmtree, SESSION_DIRECTORY, ignore_errors=True)
+        shutil.chown(SESSION_DIRECTORY, NOBODY, NOBODY)
+        yield SESSION_DIRECTORY
+
+
+def test_a_job_that_outlives_its_session_keeps_its_cpu(unmanaged: Users, session: Path) -> None:
+    first, one = unmanaged.one()
+    shutil.rmtree(session)
+    _, two = unmanaged.one()
+    assert {one, two} == set(TWO)
+    assert f"{first.id} has CPU {one}" in unmanaged.another().err
 
 
 def test_a_detached_job_keeps_its_cpu(command: tuple[str, ...], directory: Path) -> None:

@@ -207,6 +207,8 @@ def test_calls_of_other_architectures_are_denied(sdbox: Sdbox, program: str) -> 
         pytest.skip("this kernel has no calls of that architecture")
     assert sdbox.run("--system-calls=~@mount", *words).status == -signal.SIGSYS
     assert sdbox.run("-pSystemCallArchitectures=native", *words).status == -signal.SIGSYS
+    # Which is about them as well.
+    assert sdbox.run("-pPrivateDevices=yes", "-pRestrictRealtime=yes", *words).status == 0
     allowed = f"-pSystemCallArchitectures={'x86' if program is I386 else 'x32'}"
     assert sdbox.run(allowed, "--system-calls=~@mount", *words).status == 0
 

@@ -22,6 +22,7 @@ from tests.conftest import MARK, SECONDS, Sdbox, private_directories, processes_
 from tests.ordinary import (
     AS_NOBODY,
     NOBODY,
+    PYTHON,
     command_of,
     need_own_proc,
     need_user_namespaces,
@@ -268,6 +269,31 @@ def test_cpu_time_is_watched(sdbox_none: Unmanaged) -> None:
     assert done.account["reason"] == "cpu-time"
     spent = done.account["cpu_user_seconds"] + done.account["cpu_system_seconds"]
     assert 1 <= spent < SECONDS
+
+
+# Has one child after the other burn half a second, of which nobody is told, and says how often.
+FORGETTING = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for number in range(20):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        while time.process_time() < 0.5:
+            pass
+        os._exit(0)
+    os.close(writer)
+    os.read(reader, 1)
+    print(number, flush=True)
+"""
+
+
+def test_cpu_time_of_whom_nobody_waits_for_is_watched(sdbox_none: Unmanaged) -> None:
+    words = ("--", PYTHON, "-I", "-S", "-c", FORGETTING)
+    done = sdbox_none.job("--cpu-time=2s", *words, report=True)
+    assert done.account["reason"] == "cpu-time"
+    # Of each the last moments may be missing, and it may take a while to be told of.
+    assert len(done.out.split()) < 15
+    assert done.account["cpu_user_seconds"] + done.account["cpu_system_seconds"] >= 2
 
 
 def test_the_wall_is_watched(sdbox_none: Unmanaged) -> None:

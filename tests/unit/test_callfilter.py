@@ -8,7 +8,7 @@ from sdbox.box import Box
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.kernel import seccomp
 from sdbox.kernel.callgroups import parsed
-from sdbox.values.callfilter import ALLOW, DENY, KILL, resolve
+from sdbox.values.callfilter import ALLOW, DENY, KILL, error_name, error_number, resolve
 
 GROUPS = {
     "@default": ["execve", "exit"],
@@ -53,6 +53,24 @@ def test_assignments_add_up_as_systemd_has_it(
 def test_what_is_no_filter_is_refused(text: str) -> None:
     with pytest.raises(InvalidDirective, match=r"^SystemCallFilter: "):
         box(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *((name, name) for name in ("EPERM", "EOPNOTSUPP", "EDEADLK", "EAGAIN", "EHWPOISON")),
+        ("ENOTSUP", "EOPNOTSUPP"),
+        ("EDEADLOCK", "EDEADLK"),
+        ("EWOULDBLOCK", "EAGAIN"),
+        ("95", "EOPNOTSUPP"),
+        ("133", "EHWPOISON"),
+        ("4095", "4095"),
+        ("kill", "kill"),
+    ],
+)
+def test_errors_have_all_their_names_and_show_the_usual_one(text: str, name: str) -> None:
+    assert error_name(text) == name
+    assert error_number(name) == error_number(text)
 
 
 def test_the_option_says_exactly_which() -> None:

@@ -50,12 +50,14 @@ class Tree:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def card(self, minor: int, address: str, driver: str) -> None:
+    def card(self, minor: int, address: str, driver: str | None) -> None:
         """A GPU as the kernel's DRM shows it."""
-        device, module = self.place / "devices" / address, self.place / "drivers" / driver
+        device = self.place / "devices" / address
         device.mkdir(parents=True)
-        module.mkdir(parents=True, exist_ok=True)
-        (device / "driver").symlink_to(module)
+        if driver is not None:
+            module = self.place / "drivers" / driver
+            module.mkdir(parents=True, exist_ok=True)
+            (device / "driver").symlink_to(module)
         place = self.place / "drm" / f"renderD{minor}"
         place.mkdir(parents=True)
         (place / "device").symlink_to(device)
@@ -101,6 +103,16 @@ def test_nvidias(tree: Tree) -> None:
         gpus.rules(GPURequest(gpus=(1, 2)), found, tree.machine)
 
 
+def test_what_cuda_has_to_find(tree: Tree) -> None:
+    """The first program that uses it makes that node, which in a closed box none can."""
+    tree.card(128, "0000:c1:00.0", "amdgpu")
+    assert gpus.remedy(gpus.find(tree.machine), tree.machine) == ""
+    tree.nvidia(0, "0000:3b:00.0")
+    assert "nvidia-modprobe" in gpus.remedy(gpus.find(tree.machine), tree.machine)
+    tree.nodes("nvidia-uvm")
+    assert gpus.remedy(gpus.find(tree.machine), tree.machine) == ""
+
+
 def test_a_gpu_keeps_its_number_when_another_has_fallen_off(tree: Tree) -> None:
     tree.nvidia(1, "0000:af:00.0")
     assert list(gpus.find(tree.machine)) == [1]
@@ -139,6 +151,21 @@ def test_amds_are_numbered_by_where_they_are(tree: Tree) -> None:
         tree.path("dri/renderD128"),
     ]
     rules = gpus.rules(GPURequest(gpus=(0,)), found, tree.machine)
+    assert rules == [(path, "rw") for path in tree.path("dri/renderD129", "kfd")]
+
+
+def test_the_parts_of_a_divided_amd(tree: Tree) -> None:
+    """Which are platform devices without a driver, and in need of the same shared node."""
+    tree.card(128, "0000:c1:00.0", "amdgpu")
+    for minor, number in ((129, 10), (130, 2), (131, 0)):
+        tree.card(minor, f"amdgpu_xcp_{number}", None)
+    tree.card(132, "0000:0a:00.0", None)
+    tree.nodes("kfd")
+    found = gpus.find(tree.machine)
+    order = [one.nodes[0].removeprefix(str(tree.dev / "dri/renderD")) for one in found.values()]
+    assert order == ["132", "128", "131", "130", "129"]
+    assert [one.driver for one in found.values()] == ["", *["amdgpu"] * 4]
+    rules = gpus.rules(GPURequest(gpus=(4,)), found, tree.machine)
     assert rules == [(path, "rw") for path in tree.path("dri/renderD129", "kfd")]
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sdbox import doctor
 from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
-from sdbox.errors import Unenforceable
-from sdbox.host import Host
-from sdbox.host.userns import remedy
+from sdbox.errors import LaunchFailed, Unenforceable
+from sdbox.host import Host, userns
 from sdbox.host.users import Credentials
-from sdbox.init import syscalls
-from sdbox.plan.keeping import keeper
+from sdbox.init import syscalls, wire
+from sdbox.launch.report import Report
+from sdbox.plan.keeping import IN_USER_NAMESPACE, OF_ROOT, keeper
 from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced
 from sdbox.verdict import launch_failed
+from tests.unit.test_directives import EXAMPLES
 
 if TYPE_CHECKING:
     from sdbox.plan import Plan
@@ -73,6 +78,51 @@ def plan(
 def test_namespaces_take_a_user_namespace(box: Box, manager: str) -> None:
     assert plan(box, manager).spec["user_namespace"] == (1000, 100)
     assert plan(box, manager, caller=ROOT).spec["user_namespace"] is None
+
+
+# What else has to be said for a directive to be taken, or to hide something.
+GO_WITH = {
+    "RootEphemeral": {"RootDirectory": "/srv"},
+    "MountUnderScratch": {"ScratchDirectory": "/scratch"},
+    "DiskMax": {"PrivateTmp": "yes"},
+    "SystemCallErrorNumber": {"SystemCallFilter": "~mount"},
+    "ManagerAccess": {"ManagerAccess": "no"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in DIRECTIVES if name not in OF_ROOT])
+def test_what_takes_a_user_namespace_is_known(name: str) -> None:
+    """`sdbox doctor` tells by that what there is without one."""
+    made = make_plan(
+        job="j",
+        command=("true",),
+        box=Box.from_mapping({name: EXAMPLES[name][0][0], **GO_WITH.get(name, {})}),
+        # Root's, that takes all of them.
+        host=host("system", "cpu", "cpuset", "io", "memory", "pids"),
+        credentials=None,
+        caller=USER,
+        # Hidden from no other box: see sdbox.launch.planning.
+        managers=("/run/dbus",) if name == "ManagerAccess" else (),
+    )
+    assert (made.spec["user_namespace"] is not None) == (name in IN_USER_NAMESPACE)
+
+
+def test_doctor_tells_what_there_is_without_user_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask(choice: str) -> tuple[Host, int]:
+        return host("none"), 0
+
+    monkeypatch.setattr(doctor, "_ask", ask)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    kept = {}
+    for available in (True, False):
+        monkeypatch.setattr(userns, "available", lambda available=available: available)
+        told = doctor.examine("none").directives
+        kept[available] = {one.directive: (one.kept_by, one.remedy) for one in told}
+    refused = {name for name in DIRECTIVES if kept[True][name] != kept[False][name]}
+    assert refused == {*IN_USER_NAMESPACE}
+    assert {kept[False][name] for name in refused} == {("refused", userns.remedy())}
 
 
 def test_without_namespaces_there_is_none() -> None:
@@ -176,7 +226,39 @@ def test_what_gives_user_namespaces(tmp_path: Path, name: str, value: str, words
     switch = tmp_path / name
     switch.parent.mkdir()
     switch.write_text(f"{value}\n")
-    assert words in remedy(str(tmp_path))
+    assert words in userns.remedy(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "leave out --service"),
+        ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
+    ],
+)
+def test_what_gives_services_user_namespaces(
+    tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    """Whose first program is not the one that the profile is for."""
+    switch = tmp_path / name
+    switch.parent.mkdir()
+    switch.write_text(f"{value}\n")
+    assert words in userns.remedy(str(tmp_path), service=True)
+
+
+@pytest.mark.parametrize("service", [True, False])
+async def test_a_service_without_a_user_namespace_is_told_its_own_remedy(
+    monkeypatch: pytest.MonkeyPatch, service: bool
+) -> None:
+    monkeypatch.setattr(userns, "remedy", lambda *, service: f"for services: {service}")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        report = Report(ours, service=service)
+        wire.send(theirs, "error", "user namespace", "", errno.EPERM)
+        with pytest.raises(LaunchFailed) as raised:
+            await report.started
+        report.close()
+    assert raised.value.hint == f"for services: {service}"
 
 
 def test_the_apparmor_profile_is_where_the_remedy_says(tmp_path: Path) -> None:

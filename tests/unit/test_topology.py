@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +77,52 @@ def test_caches_and_nodes(count: int, free: str, chosen: tuple[int, ...]) -> Non
     assert found is not None
     assert set(found) <= parse(free)
     assert found == chosen
+
+
+# Of two nodes each has one cache of two cores of four threads: core 0 is 0,4,8,12.
+FOURFOLD = machine(nodes=2, cores=2, threads=4)
+
+
+@pytest.mark.parametrize(
+    ("count", "free", "chosen"),
+    [
+        # What is left of one core, and not of several.
+        (3, "0,1,2,3,7,11", (3, 7, 11)),
+        # The smallest that is enough.
+        (1, "0,4,1", (1,)),
+        # The largest first where none is.
+        (4, "0,4,8,1,5,2", (0, 2, 4, 8)),
+        # One that is free, rather than two that others have a part of.
+        (2, "0,1,5,9,13,2", (1, 5)),
+    ],
+)
+def test_cores_of_four_threads(count: int, free: str, chosen: tuple[int, ...]) -> None:
+    assert choose(count, parse(free), machine(cores=4, threads=4)) == chosen
+
+
+def test_whole_cores_of_a_node_rather_than_parts_in_a_cache() -> None:
+    """Each cache of node 0 has a core free, and one of node 1 a thread of each of its cores."""
+    cpus = machine(nodes=2, caches=2, cores=4)
+    assert choose(4, parse("0,16,4,20,8-11"), cpus) == (0, 4, 16, 20)
+    # Whole ones in a cache are better.
+    assert choose(4, parse("0,16,4,20,8-11,24-25"), cpus) == (8, 9, 24, 25)
+
+
+@given(st.frozensets(st.integers(0, 15)), st.integers(1, 8))
+def test_no_cpus_of_one_node_share_fewer_cores(free: frozenset[int], count: int) -> None:
+    for cpus in (SERVER, FOURFOLD):
+        nodes = [[cpu for cpu in free if cpus[cpu].node == node] for node in (0, 1)]
+        least = min(
+            (shared(some, cpus) for node in nodes for some in combinations(node, count)),
+            default=None,
+        )
+        if least is not None:
+            assert shared(choose(count, free, cpus) or (), cpus) == least
+
+
+def shared(some: tuple[int, ...], cpus: dict[int, Cpu]) -> int:
+    """How many cores are not theirs alone."""
+    return len({cpus[cpu].core for cpu in some if not cpus[cpu].core <= set(some)})
 
 
 @given(st.frozensets(st.integers(0, 15)), st.integers(1, 17))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from operator import truediv
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -216,6 +217,40 @@ print(os.sched_getaffinity(0))
     done = sdbox.run("--allowed-cpus=0", "--", *python, script)
     assert (os.cpu_count() or 1) > 1
     assert done.out == "{0}\n"
+
+
+@pytest.fixture
+def narrow_slice() -> Iterator[str]:
+    """A slice that has one CPU, and whose cgroup is not there before a unit is in it."""
+    name = "sdboxtest.slice"
+    file = Path("/run/systemd/system", name)
+    file.write_text("[Slice]\nAllowedCPUs=1\n")
+    try:
+        _systemctl("daemon-reload")
+        yield name
+    finally:
+        _systemctl("stop", name)
+        file.unlink()
+        _systemctl("daemon-reload")
+
+
+def _systemctl(*words: str) -> None:
+    subprocess.run(["systemctl", *words], check=True, timeout=seconds(30))
+
+
+@both_unit_types
+def test_cpus_that_a_slice_does_not_have(sdbox: Sdbox, narrow_slice: str) -> None:
+    """Which no file of the job's own cgroup tells but one: the others have what was asked for."""
+    within = f"--slice={narrow_slice}"
+    for asked in ("--cpus=0-0", "--cpus=2", "--allowed-cpus=0"):
+        _systemctl("stop", narrow_slice)
+        done = sdbox.run(within, asked, "--", "true")
+        assert (done.status, done.err.count("\n")) == (125, 1)
+        assert "the kernel lets it have CPUs 1, where 0" in done.err
+    shown = "grep Cpus_allowed_list /proc/self/status"
+    assert sdbox.sh(shown, within, "--allowed-cpus=0-1").out.split()[1] == "1"
+    _systemctl("start", narrow_slice)
+    assert sdbox.sh(shown, within, "--cpus=1").out.split()[1] == "1"
 
 
 def test_a_limit_of_a_disks_bandwidth(sdbox: Sdbox) -> None:

@@ -1,0 +1,148 @@
+"""CPU time of a job without a cgroup, here by the files of a /proc that is made up."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sdbox.init import family
+from sdbox.usage.family import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+INIT = 10
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Proc:
+    """A /proc of processes with their user time, and that of children that were waited for."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def put(self, pid: int, used: int, waited: int = 0, *, started: int = 1) -> None:
+        fields = ["S", "1", *["0"] * 48]
+        fields[11], fields[13], fields[19] = str(used), str(waited), str(started)
+        (self.place / f"{pid}/task/{pid}").mkdir(parents=True, exist_ok=True)
+        (self.place / f"{pid}/stat").write_text(f"{pid} (a b) c) {' '.join(fields)}\n")
+        self.children(pid)
+
+    def children(self, pid: int, *pids: int) -> None:
+        (self.place / f"{pid}/task/{pid}/children").write_text(" ".join(map(str, pids)))
+
+    def end(self, pid: int) -> None:
+        (self.place / f"{pid}/stat").unlink()
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Proc:
+    made = Proc(tmp_path)
+    made.put(INIT, 1)
+    return made
+
+
+@pytest.fixture
+def job(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
+    """A job of three processes, one the other's parent, that were seen."""
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    monkeypatch.setattr(family, "opened", lambda: os.open(proc.place, flags))
+    proc.put(20, 20)
+    proc.put(30, 30)
+    proc.children(INIT, 20)
+    proc.children(20, 30)
+    with Family(os.open(proc.place, flags), "job", init=INIT, private_pids=False) as made:
+        assert used(made) == 51
+        yield made
+
+
+def used(job: Family) -> int:
+    seconds = job.cpu_seconds()
+    assert seconds is not None
+    assert job.usage().cpu_user_seconds == seconds, "looking once more changes nothing"
+    return round(seconds * TICKS)
+
+
+def test_time_of_who_was_waited_for_counts_once(proc: Proc, job: Family) -> None:
+    proc.end(30)
+    proc.put(20, 25, 35)
+    assert used(job) == 61
+
+
+def test_time_of_who_was_not_waited_for_counts_on(proc: Proc, job: Family) -> None:
+    proc.end(30)
+    proc.put(20, 25)
+    assert used(job) == 56
+    # And of one more, that was seen twice.
+    proc.put(40, 1)
+    proc.children(20, 40)
+    assert used(job) == 57
+    proc.put(40, 4)
+    assert used(job) == 60
+    proc.end(40)
+    proc.children(20)
+    assert used(job) == 60
+
+
+def test_some_are_waited_for(proc: Proc, job: Family) -> None:
+    """As far as can be told: those of another parent are."""
+    proc.put(40, 5)
+    proc.children(INIT, 20, 40)
+    assert used(job) == 56
+    proc.end(30)
+    proc.end(40)
+    proc.put(INIT, 1, 5)
+    proc.put(20, 20)
+    proc.children(INIT, 20)
+    assert used(job) == 56
+
+
+def test_init_waits_for_whom_it_has_inherited(proc: Proc, job: Family) -> None:
+    proc.end(20)
+    proc.end(30)
+    proc.put(INIT, 1, 52)
+    assert used(job) == 53
+
+
+def test_time_that_is_handed_on_at_the_same_moment_counts_once(
+    proc: Proc, job: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the children are listed, that is, and after their parent was looked at."""
+    look = family.stat
+
+    def look_and_have_it_end(of: int, pid: int) -> list[str]:
+        found = look(of, pid)
+        if pid == 20 and (proc.place / "30/stat").exists():
+            proc.end(30)
+            proc.put(20, 20, 30)
+        return found
+
+    monkeypatch.setattr(family, "stat", look_and_have_it_end)
+    job.cpu_seconds()
+    assert used(job) == 51
+
+
+def test_who_is_left_out_of_a_list_counts_on(proc: Proc, job: Family) -> None:
+    proc.children(20)
+    proc.put(30, 33)
+    assert used(job) == 54
+    proc.children(20, 30)
+    assert used(job) == 54
+
+
+def test_another_process_of_that_number_is_another_one(proc: Proc, job: Family) -> None:
+    proc.put(30, 3, started=2)
+    proc.children(20, 30)
+    assert used(job) == 54
+    # And none of the job where it is none of its children.
+    proc.put(30, 1000, started=3)
+    proc.children(20)
+    assert used(job) == 54
+
+
+def test_nothing_is_known_when_init_is_gone(proc: Proc, job: Family) -> None:
+    proc.end(INIT)
+    assert job.cpu_seconds() is None
