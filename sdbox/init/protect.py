@@ -53,8 +53,9 @@ class _Nothing:
 def protect(root: int, entries: Iterable[tuple[str, str, bool]]) -> None:
     """Carry out all entries, in a mount namespace of the box's own, below the directory `root`."""
     given = list(entries)
-    nothing = _Nothing(root) if any(mode == "hide" for mode, _, _ in given) else None
     found = _looked_up(root, given)
+    # Not before: it is on the root meanwhile, where `..` and so many a link would lead into it.
+    nothing = _Nothing(root) if any(mode == "hide" for mode, _ in found.values()) else None
     top = os.readlink(_path(root))
     trees = {
         path: _copy(mode, place, nothing)

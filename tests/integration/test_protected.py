@@ -118,6 +118,20 @@ def test_no_link_leads_protection_astray(sdbox: Sdbox, world: Path) -> None:
     assert writable(sdbox, paths, *both) == paths
 
 
+def test_no_link_by_way_of_the_root_leads_protection_astray(sdbox: Sdbox, world: Path) -> None:
+    """As /var/run, a link to ../run, is one."""
+    (world / "above").mkdir()
+    (world / "real").mkdir()
+    (world / "real/secret").write_text("secret")
+    (world / "above/link").symlink_to("../../../srv/" + world.name + "/real")
+    place = f"{world}/above/link/secret"
+    done = sdbox.run(f"--inaccessible=-{place}", "--", "cat", f"{world}/real/secret")
+    assert (done.status, done.out) == (0, "")
+    paths = [f"{world}/real/x"]
+    hidden = (f"--inaccessible={world}/real/secret", f"--read-only=-{world}/above/link")
+    assert writable(sdbox, paths, *hidden) == []
+
+
 # --- out of sight
 
 
