@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _USERS = ("MountUnderScratch", "ScratchDirectory")
 
 
-def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> int | None:
-    """Attach each mount at its destination, and let go of them, but for the scratch directory."""
+def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> None:
+    """Attach each mount at its destination, and let go of them."""
     # Where to look up what comes below a path, instead of the root.
     confined = {"/": root}
-    read_only, scratch = [], None
+    read_only = []
     for (kind, destination, arguments), tree in trees:
         with step("mount", destination):
             above = max((place for place in confined if _is_below(destination, place)), key=len)
@@ -37,12 +37,8 @@ def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> int | None:
             read_only.append(tree)
     for tree in read_only:
         syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
-    for (kind, _, _), tree in trees:
-        if kind == "ScratchDirectory":
-            scratch = tree
-        else:
-            os.close(tree)
-    return scratch
+    for _, tree in trees:
+        os.close(tree)
 
 
 def _is_below(path: str, place: str) -> bool:

@@ -59,7 +59,7 @@ class Init:
         self.cgroup = -1
         self.exit_status = 0
         self.is_released = False
-        self.scratch: int | None = None
+        self.scratch = -1
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
@@ -113,26 +113,38 @@ class Init:
             with step("PrivateNetwork"):
                 _loopback_up()
         if namespaces & syscalls.CLONE_NEWNS:
-            self.scratch = mounts.mount_all(
+            self.scratch = self._open_scratch()
+            mounts.mount_all(
                 self.spec["root_directory"],
                 self.spec["mounts"],
                 self.directories,
+                scratch=self.scratch,
                 others=self._door() if self.spec["nestable"] else (),
                 secure_root=self.spec["secure_root"],
                 verified_root=self.spec.get("verified_root"),
                 ephemeral=self.spec["ephemeral"],
                 protections=self.spec["protections"],
             )
-        if self.spec["project"] and self.scratch is not None:
-            self._give_scratch(self.scratch)
 
-    def _give_scratch(self, scratch: int) -> None:
-        """Make the scratch directory, with what is in it, the box's project's."""
+    def _open_scratch(self) -> int:
+        """Open the scratch directory, and make it with what is in it the box's project's."""
+        given = [one for kind, _, one in self.spec["mounts"] if kind == "ScratchDirectory"]
+        if not given:
+            return -1
+        from sdbox.init import scratch
+
+        (arguments,) = given
+        fd = scratch.opened(**arguments)
+        if self.spec["project"]:
+            # Not later: it may come to be below what is read-only.
+            self._give_scratch(fd, **arguments)
+        return fd
+
+    def _give_scratch(self, scratch: int, *, directory: str, uid: int) -> None:
         from sdbox.init import quota
 
-        mount = next(mount for mount in self.spec["mounts"] if mount[0] == "ScratchDirectory")
-        owners = {os.fstat(scratch).st_uid, max(mount[2]["uid"], 0)}
-        quota.give_tree(scratch, mount[1], owners, self.spec["project"])
+        owners = {os.fstat(scratch).st_uid, max(uid, 0)}
+        quota.give_tree(scratch, directory, owners, self.spec["project"])
 
     def _door(self) -> tuple[tuple[str, int], ...]:
         """Make the way to the supervisor from inside a nestable box, which is at its other end."""
@@ -190,7 +202,7 @@ class Init:
             os.waitpid(child, 0)
             name, path, number = message.split(b"\0")
             raise StepError(name.decode(), os.fsdecode(path), int(number))
-        if self.scratch is not None:
+        if self.scratch >= 0:
             # By its path, another directory might be found there by now.
             tell(self.report, "scratch", fds=(self.scratch,))
             os.close(self.scratch)
