@@ -31,6 +31,8 @@ def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> None:
             above = max((place for place in confined if _is_below(destination, place)), key=len)
             below = destination[len(above.rstrip("/")) :] or "."
             _attach(confined[above], tree, below, only_over=kind == "Cover")
+        # Another mount in the same place has come over it.
+        confined.pop(destination, None)
         if kind in _USERS:
             confined[destination] = tree
         if arguments.get("read_only") and kind == "TemporaryFileSystem":

@@ -32,7 +32,7 @@ import resource
 from sdbox.directives import DIRECTIVES
 from sdbox.init import syscalls
 from sdbox.plan import privileges, protection
-from sdbox.plan.scratch import directories, hides, image
+from sdbox.plan.scratch import depth, directories, hides, image
 from sdbox.plan.scratch import mounts as own_places
 from sdbox.values import INFINITY
 
@@ -170,6 +170,12 @@ def _mounts(
     elif own_proc or directives.get("PrivatePIDs") or visible != "default":
         yield _proc(visible)
     yield from covers
+    # What is above comes first, or it would cover what is below; in one place the last one wins.
+    yield from sorted(_own(directives, credentials), key=lambda mount: depth(mount[1]))
+
+
+def _own(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Mount]:
+    """What the box says itself of what is where."""
     yield from own_places(directives, credentials)
     yield from map(image, directives.get("MountImages", ()))
     for bind in directives.get("BindPaths", ()):

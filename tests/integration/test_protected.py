@@ -95,6 +95,18 @@ def test_what_is_bound_is_written_to_all_the_same(sdbox: Sdbox, world: Path) -> 
     assert (world / "from/x").exists()
 
 
+def test_what_is_bound_below_what_is_bound_is_there(sdbox: Sdbox, world: Path) -> None:
+    """Whichever of them is read-only."""
+    for name in ("app/data", "data"):
+        (world / name).mkdir(parents=True)
+    there = [f"{world}/at/x", f"{world}/at/data/x"]
+    (world / "at").mkdir()
+    app, data = f"{world}/app:{world}/at", f"{world}/data:{world}/at/data"
+    assert writable(sdbox, there, f"--bind-ro={app}", f"--bind={data}") == there[1:]
+    assert (world / "data/x").exists()
+    assert writable(sdbox, there, f"--bind-ro={data}", f"--bind={app}") == there[:1]
+
+
 def test_protection_is_of_the_root_directory(sdbox: Sdbox, world: Path) -> None:
     for name in ("usr", "etc", "bin", "proc", "sys", "dev", "run", "tmp"):
         (world / name).mkdir()

@@ -361,6 +361,18 @@ def test_it_is_seen_in_a_root(sdbox: Sdbox, scratch: Path, tmp_path: Path) -> No
     assert (scratch / "b").exists()
 
 
+def test_what_is_bound_over_its_tmp_is_what_is_there(
+    sdbox: Sdbox, scratch: Path, tmp_path: Path
+) -> None:
+    """And what is bound below it."""
+    for name in ("over/below", "below"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "below/file").touch()
+    binds = (f"--bind={tmp_path}/over:/tmp", f"--bind={tmp_path}/below:/tmp/below")
+    done = sdbox.run(*as_nobody(scratch, "/tmp"), *binds, "--", "ls", "/tmp", "/tmp/below")
+    assert (done.out, done.err) == ("/tmp:\nbelow\n\n/tmp/below:\nfile\n", "")
+
+
 # --- in memory
 
 
