@@ -25,7 +25,7 @@ def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> None:
     """Attach each mount at its destination, and let go of them."""
     # Where to look up what comes below a path, instead of the root.
     confined = {"/": root}
-    read_only = []
+    sealed = []
     for (kind, destination, arguments), tree in trees:
         with step("mount", destination):
             above = max((place for place in confined if _is_below(destination, place)), key=len)
@@ -35,9 +35,10 @@ def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> None:
         confined.pop(destination, None)
         if kind in _USERS:
             confined[destination] = tree
-        if arguments.get("read_only") and kind == "TemporaryFileSystem":
-            read_only.append(tree)
-    for tree in read_only:
+        if kind == "Cover" or (kind == "TemporaryFileSystem" and arguments["read_only"]):
+            sealed.append(tree)
+    # When all below is there. It is these mounts, not their paths, where a bind may be by now.
+    for tree in sealed:
         syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
     for _, tree in trees:
         os.close(tree)

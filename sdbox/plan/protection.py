@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Entry = tuple[str, str, bool]
 
-HIDE, READ_ONLY, READ_WRITE, LEAVE, SEAL = "hide", "read-only", "read-write", "leave", "seal"
+HIDE, READ_ONLY, READ_WRITE, LEAVE = "hide", "read-only", "read-write", "leave"
 
 _HOMES = ("/home", "/root", "/run/user")
 _PROGRAMS = ((READ_ONLY, "/usr", False), (READ_ONLY, "/boot", True), (READ_ONLY, "/efi", True))
@@ -118,7 +118,7 @@ def own_terminals(directives: Mapping[str, Any], *, ordinary: bool) -> bool:
 
 
 def covers(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[str]:
-    """Where there is an empty directory instead, before the box's own mounts.
+    """Where there is an empty directory instead, read-only, before the box's own mounts.
 
     `managers` are those of MANAGERS and ENGINES that there are on this host.
     """
@@ -147,8 +147,7 @@ def entries(
         found += [(LEAVE, path, True) for path in writable]
     hidden = {path for mode, path, _ in found if mode == HIDE}
     _refuse_hidden(directives, hidden)
-    shown = [entry for entry in found if not _is_below_any(entry[1], hidden)]
-    return shown + [(SEAL, path, True) for path in dict.fromkeys(covers(directives, managers))]
+    return [entry for entry in found if not _is_below_any(entry[1], hidden)]
 
 
 def _entries(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[Entry]:

@@ -173,6 +173,16 @@ def test_what_is_bound_below_an_empty_home_is_there(sdbox: Sdbox, world: Path) -
     assert "ProtectHome=tmpfs" in refused.err
 
 
+@pytest.mark.parametrize("box", ["--protect-home=tmpfs", "--box=strict"])
+def test_what_is_bound_in_the_place_of_an_empty_home_is_written_to(
+    sdbox: Sdbox, world: Path, box: str
+) -> None:
+    """As root's own home is, for who starts jobs there."""
+    assert writable(sdbox, ["/root/x", "/home/x"], box, f"--bind={world}:/root") == ["/root/x"]
+    assert (world / "x").exists()
+    assert writable(sdbox, ["/root/x"], box, f"--bind-ro={world}:/root") == []
+
+
 def test_inaccessible_paths(sdbox: Sdbox, world: Path) -> None:
     (world / "directory").mkdir()
     for name in ("directory/file", "secret"):

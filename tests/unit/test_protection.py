@@ -39,10 +39,7 @@ def made(box: Box, *writable: str) -> list[tuple[str, str, bool]]:
             Box(ProtectHome=True),
             [("hide", "/home", True), ("hide", "/root", True), ("hide", "/run/user", True)],
         ),
-        (
-            Box(ProtectHome="tmpfs"),
-            [("seal", "/home", True), ("seal", "/root", True), ("seal", "/run/user", True)],
-        ),
+        (Box(ProtectHome="tmpfs"), []),
         (Box(ProtectControlGroups=True), [("read-only", "/sys/fs/cgroup", True)]),
         (
             Box(InaccessiblePaths="/a -/b", ReadOnlyPaths="/c", ReadWritePaths="/c/d"),
@@ -99,7 +96,6 @@ def test_managers_are_covered_unless_asked_for() -> None:
     assert list(covers(hidden, HERE)) == list(MANAGERS)
     assert list(covers(hidden, ())) == []
     assert ("hide", ENGINES[0], True) in entries(hidden, HERE, ())
-    assert [path for mode, path, _ in entries(hidden, HERE, ()) if mode == "seal"] == [*MANAGERS]
     # A root directory has a /run of its own.
     for box in (Box(ManagerAccess=True), Box(RootDirectory="/srv")):
         assert not [*covers(box.directives, HERE), *entries(box.directives, HERE, ())]
