@@ -70,13 +70,19 @@ def _make_mount_point(root: int, destination: str, *, directory: bool) -> None:
     except FileNotFoundError:
         _make_mount_point(root, parent, directory=True)
         above = syscalls.open_in_root(root, parent)
+    # The job's user has to get there, whatever the caller keeps others from.
+    umask = os.umask(0o022)
     try:
         if directory:
             os.mkdir(name, 0o755, dir_fd=above)
         else:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=above))
+    except FileExistsError:
+        # Another launch was quicker. What it is shows when it is looked up again.
+        pass
     except OSError as error:
         error.filename = destination
         raise
     finally:
+        os.umask(umask)
         os.close(above)
