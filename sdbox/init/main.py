@@ -4,7 +4,7 @@ It tells the supervisor by messages what becomes of the payload:
 
     error STEP PATH ERRNO     the payload was not started
     listening                 with a socket through which those inside will ask for boxes
-    scratch                   with a descriptor of the scratch directory, where there is one
+    disk                      with descriptors of what the payload will have on disk, if watched
     started PID               with a process file descriptor of the payload
     stopped NUMBER, continued it was, as by ^Z and fg
     exited STATUS             the status of wait(2)
@@ -22,13 +22,15 @@ import signal
 import socket
 import time
 
-from sdbox.init import cleanup, mounts, payload, syscalls, wire
+from sdbox.init import cleanup, mounts, payload, private, syscalls, wire
 from sdbox.init.reaping import Reaper, tell
 from sdbox.init.steps import StepError, step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from sdbox.init.private import Private
 
 # How long init tries to kill what a vanished supervisor left, before it gives up on the
 # private directories and has the kernel end everything, itself included.
@@ -48,7 +50,7 @@ class Init:
         spec: dict[str, Any],
         report: socket.socket,
         guardians: tuple[int, ...],
-        directories: dict[str, str],
+        directories: dict[str, Private],
         *,
         placed: bool = False,
     ) -> None:
@@ -59,7 +61,8 @@ class Init:
         self.cgroup = -1
         self.exit_status = 0
         self.is_released = False
-        self.scratch = -1
+        # Descriptors of all that it has on disk, for who counts that.
+        self.disk: list[int] = []
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
@@ -70,7 +73,7 @@ class Init:
 
             self.proc = family.opened()
         # For who can't go back to there.
-        self.kept = cleanup.kept(directories.values()) if spec["user_namespace"] else []
+        self.kept = private.kept(directories.values()) if spec["user_namespace"] else []
 
     def run(self) -> NoReturn:
         """Live from fork to the end of the box."""
@@ -113,18 +116,27 @@ class Init:
             with step("PrivateNetwork"):
                 _loopback_up()
         if namespaces & syscalls.CLONE_NEWNS:
-            self.scratch = self._open_scratch()
+            scratch, directories = self._open_scratch(), self._open_private()
+            self.disk = [*directories.values(), *([scratch] if scratch >= 0 else [])]
             mounts.mount_all(
                 self.spec["root_directory"],
                 self.spec["mounts"],
-                self.directories,
-                scratch=self.scratch,
+                directories,
+                scratch=scratch,
                 others=self._door() if self.spec["nestable"] else (),
                 secure_root=self.spec["secure_root"],
                 verified_root=self.spec.get("verified_root"),
                 ephemeral=self.spec["ephemeral"],
                 protections=self.spec["protections"],
             )
+
+    def _open_private(self) -> dict[str, int]:
+        """Open the private directories, by destination."""
+        opened = {}
+        for destination, one in self.directories.items():
+            with step("RootEphemeral" if destination == "/" else "PrivateTmp", one[0]):
+                opened[destination] = private.opened(one)
+        return opened
 
     def _open_scratch(self) -> int:
         """Open the scratch directory, and make it with what is in it the box's project's."""
@@ -202,10 +214,10 @@ class Init:
             os.waitpid(child, 0)
             name, path, number = message.split(b"\0")
             raise StepError(name.decode(), os.fsdecode(path), int(number))
-        if self.scratch >= 0:
-            # By its path, another directory might be found there by now.
-            tell(self.report, "scratch", fds=(self.scratch,))
-            os.close(self.scratch)
+        if self.disk and self.spec["counted"]:
+            # By their paths, other directories might be found there by now.
+            tell(self.report, "disk", fds=tuple(self.disk))
+        wire.close(self.disk)
         tell(self.report, "started", child, fds=(descriptor,))
         os.close(descriptor)
         return child
@@ -264,10 +276,10 @@ class Init:
         elif not self.spec["family"]:
             self._wait_until_placed()
         if self.spec["user_namespace"]:
-            cleanup.remove_kept(self.kept)
+            private.remove_kept(self.kept)
         else:
             syscalls.setns(self.outside, syscalls.CLONE_NEWNS)
-            cleanup.remove_directories(self.directories.values())
+            private.remove(self.directories.values())
         os._exit(1)
 
     def _kill_others(self) -> None:

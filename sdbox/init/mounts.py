@@ -32,7 +32,7 @@ _ATTRIBUTES = {
 def mount_all(
     root_directory: str | None,
     mounts: Iterable[Mount],
-    private_directories: Mapping[str, str],
+    private_directories: Mapping[str, int],
     *,
     scratch: int = -1,
     others: Iterable[tuple[str, int]] = (),
@@ -43,8 +43,8 @@ def mount_all(
 ) -> None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
-    `private_directories` are the paths of the box's own directories, by destination; `scratch` is a
-    descriptor of its scratch directory; `others` are detached mounts, which come last.
+    `private_directories` are descriptors of the box's own directories, by destination; `scratch` is
+    one of its scratch directory; `others` are detached mounts, which come last.
     `secure_root` refuses a root that others than root could have put there, or, in a user
     namespace, which has no word for root, one that is not the `verified_root` (device, inode). An
     `ephemeral` one is not changed by what is written to it, which is kept in the private directory
@@ -60,7 +60,8 @@ def mount_all(
         root_directory,
         secure=secure_root,
         verified=verified_root,
-        layer=private_directories.get("/") if ephemeral else "",
+        ephemeral=ephemeral,
+        layer=private_directories.get("/"),
     )
     trees += [(("Nestable", destination, {}), tree) for destination, tree in others]
     attach_all(root, trees)
@@ -74,7 +75,7 @@ def mount_all(
 
 
 def _open_all(
-    mounts: Iterable[Mount], private_directories: Mapping[str, str], scratch: int
+    mounts: Iterable[Mount], private_directories: Mapping[str, int], scratch: int
 ) -> list[tuple[Mount, int]]:
     """Open the source of each mount, but for those that may be missing, and are."""
     # Mounts of one file system, by its size.
@@ -88,7 +89,7 @@ def _open_all(
     for mount in mounts:
         kind, destination, arguments = mount
         if kind == "PrivateTmp":
-            arguments = {"path": private_directories[destination]}
+            arguments = {"directory": private_directories[destination]}
         with step(kind):
             tree = openers[kind](**arguments)
         if tree is not None:
@@ -113,8 +114,9 @@ def _file_system(*, kind: str, options: dict[str, str]) -> int:
     return syscalls.new_mount(kind, _ATTRIBUTES[kind], **options)
 
 
-def _private_directory(*, path: str) -> int:
-    tree = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)
+def _private_directory(*, directory: int) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH
+    tree = syscalls.open_tree(directory, "", flags)
     syscalls.mount_setattr(tree, _NO_DEVICES, recursive=False)
     return tree
 
@@ -171,17 +173,18 @@ def _open_root(
     *,
     secure: bool,
     verified: tuple[int, int] | None,
-    layer: str | None,
+    ephemeral: bool,
+    layer: int | None,
 ) -> int:
     """Return where destinations are looked up: `/`, or a copy of the mounts at RootDirectory=.
 
-    `layer` is where what is written there is kept: empty for there itself, None for memory.
+    `layer` is a descriptor of where what is written to an `ephemeral` one is kept, None for memory.
     """
     if root_directory is None:
         return os.open("/", os.O_PATH | os.O_CLOEXEC)
     with step("RootDirectory", root_directory):
         place = _open_directory(root_directory, secure=secure, verified=verified)
-        tree = _tree(place) if layer == "" else _overlay(place, layer)
+        tree = _overlay(place, layer) if ephemeral else _tree(place)
         # pivot_root takes only what is attached somewhere.
         syscalls.move_mount(tree, place, root_directory)
         os.close(place)
@@ -194,10 +197,11 @@ def _tree(place: int) -> int:
     return syscalls.open_tree(place, "", flags)
 
 
-def _overlay(place: int, layer: str | None) -> int:
+def _overlay(place: int, layer: int | None) -> int:
     from sdbox.init import overlay
 
-    with step("RootEphemeral", layer or "tmpfs"):
+    name = "tmpfs" if layer is None else os.readlink(f"/proc/self/fd/{layer}")
+    with step("RootEphemeral", name):
         return overlay.mount(place, layer)
 
 

@@ -17,6 +17,7 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     secure_root          bool: only if nobody but root can have put that path there
     ephemeral            bool: what is written there is not kept
     private_directories  list of (destination, where to make it)
+    counted              bool: who watches it counts what it has on disk
     project              (number, device, bytes) of all that it has on disk, or None: see
                          sdbox.init.quota
     mounts               list of (kind, destination, arguments), see sdbox.init.mounts
@@ -104,6 +105,7 @@ def make_spec(
         "secure_root": secure_root,
         "ephemeral": directives.get("RootEphemeral", "no") != "no",
         "private_directories": list(_private_directories(directives)),
+        "counted": "DiskMax" in directives,
         "project": project,
         "mounts": mounts,
         "protections": protections,

@@ -210,6 +210,28 @@ def test_a_named_root(mounting: Unmanaged, root: Path) -> None:
         shutil.rmtree(place)
 
 
+@pytest.mark.parametrize("mode", ["555", "0"])
+def test_what_a_job_has_shut_is_removed(mounting: Unmanaged, mode: str) -> None:
+    """By its owner, whom rm does not help there."""
+    shut = f"find /tmp/a -depth -type d -exec chmod {mode} {{}} \\;"
+    script = f"mkdir -p /tmp/a/b/c /var/tmp/a && touch /tmp/a/b/c/d; {shut}; exit 3"
+    done = mounting.script(script, "--private-tmp", report=True)
+    assert (done.status, done.account["reason"], done.err) == (3, "exited", "")
+    # That nothing is left is looked at in the end.
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_deep_tree_is_removed(mounting: Unmanaged, killed: bool) -> None:
+    deep = "d=/tmp; for i in $(seq 300); do mkdir -m 700 $d/d $d/e; cd $d/d; d=.; done; touch x"
+    job = mounting.begin(f"{deep}; echo up; read line", "--private-tmp")
+    assert job.line() == "up"
+    if killed:
+        job.signal(signal.SIGKILL)
+        wait_until(lambda: private_directories(job.id) == [])
+    else:
+        assert job.end().status == 1
+
+
 @pytest.mark.parametrize("user", ["ordinary"])
 def test_supplementary_groups_stay(mounting: Unmanaged) -> None:
     options = {**AS_NOBODY, "extra_groups": (12345,)}

@@ -88,6 +88,7 @@ def test_an_empty_box() -> None:
         "secure_root": False,
         "ephemeral": False,
         "private_directories": [],
+        "counted": False,
         "project": None,
         "mounts": [],
         "protections": [],
