@@ -30,7 +30,7 @@ def mount(root: int, directory: int | None) -> int:
         os.chown("upper", status.st_uid, status.st_gid, dir_fd=layer)
     os.chmod(_path(layer, "upper"), stat.S_IMODE(status.st_mode))
     try:
-        return syscalls.new_mount(
+        made = syscalls.new_mount(
             "overlay",
             # Else what its file system forbids would be allowed.
             os.fstatvfs(root).f_flag & _RESTRICTIONS,
@@ -40,6 +40,9 @@ def mount(root: int, directory: int | None) -> int:
             # In a user namespace the kernel takes no other.
             **({} if os.geteuid() == 0 else {"userxattr": None}),
         )
+        # The kernel has made it, and shut it: who is not root could not count what is there.
+        os.chmod(_path(layer, "work/work"), 0o700)
+        return made
     finally:
         os.close(layer)
 
