@@ -84,9 +84,14 @@ def make_spec(
     # Which only who has some may do.
     drops = "CapabilityBoundingSet" in directives
     host_proc = ordinary and not private_pids
-    covers = _covers(directives, managers, ordinary=ordinary)
-    mounts = list(_mounts(directives, became, covers, own_proc=own_proc, host_proc=host_proc))
-    protections = protection.entries(directives, managers, _writable(mounts))
+    own = _own(directives, became)
+    mounts = [
+        *_mounts(directives, own_proc=own_proc, host_proc=host_proc),
+        *_covers(directives, managers, ordinary=ordinary),
+        *own,
+    ]
+    places = [destination for _, destination, _ in own]
+    protections = protection.entries(directives, managers, places, _writable(mounts))
     namespaces = _namespaces(directives, [*mounts, *protections], kept_as)
     return {
         "job": job,
@@ -156,14 +161,8 @@ def _writable(mounts: Iterable[Mount]) -> Iterator[str]:
             yield destination
 
 
-def _mounts(
-    directives: Mapping[str, Any],
-    credentials: Credentials | None,
-    covers: Iterable[Mount],
-    *,
-    own_proc: bool,
-    host_proc: bool,
-) -> Iterator[Mount]:
+def _mounts(directives: Mapping[str, Any], *, own_proc: bool, host_proc: bool) -> Iterator[Mount]:
+    """The kernel's own file systems."""
     visible = directives.get("ProtectProc", "default")
     if "RootDirectory" in directives:
         # Only who has a PID namespace may mount its /proc.
@@ -171,19 +170,18 @@ def _mounts(
         yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
     elif own_proc or directives.get("PrivatePIDs") or visible != "default":
         yield _proc(visible)
-    yield from covers
-    # What is above comes first, or it would cover what is below; in one place the last one wins.
-    yield from sorted(_own(directives, credentials), key=lambda mount: depth(mount[1]))
 
 
-def _own(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Mount]:
+def _own(directives: Mapping[str, Any], credentials: Credentials | None) -> list[Mount]:
     """What the box says itself of what is where."""
-    yield from own_places(directives, credentials)
-    yield from map(image, directives.get("MountImages", ()))
-    for bind in directives.get("BindPaths", ()):
-        yield _bind(bind, read_only=False)
-    for bind in directives.get("BindReadOnlyPaths", ()):
-        yield _bind(bind, read_only=True)
+    own = [
+        *own_places(directives, credentials),
+        *map(image, directives.get("MountImages", ())),
+        *(_bind(bind, read_only=False) for bind in directives.get("BindPaths", ())),
+        *(_bind(bind, read_only=True) for bind in directives.get("BindReadOnlyPaths", ())),
+    ]
+    # What is above comes first, or it would cover what is below; in one place the last one wins.
+    return sorted(own, key=lambda mount: depth(mount[1]))
 
 
 def _proc(visible: str) -> Mount:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox.box import Box
+from sdbox.errors import InvalidDirective
 from sdbox.host.users import Credentials
 from sdbox.init import syscalls
 from sdbox.plan.planner import Caller
@@ -226,6 +227,25 @@ def test_what_is_above_comes_first() -> None:
     ]
     assert bind("/ro", "/ro", read_only=True) in own
     assert bind("/c", "/tmp/c", recursive=False, ignore_missing=True) in own
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        Box(ScratchDirectory="/home/me/job"),
+        Box(ScratchDirectory="/srv/job", MountUnderScratch="/home/me"),
+        Box(TemporaryFileSystem="/root"),
+        Box(MountImages="/srv/image:/home/image"),
+        Box(BindPaths="/srv:/home/me/job"),
+        Box(BindReadOnlyPaths="/srv:/root"),
+        Box(InaccessiblePaths="/var", PrivateTmp=True),
+    ],
+    ids=repr,
+)
+def test_what_would_be_hidden_again_is_refused(own: Box) -> None:
+    with pytest.raises(InvalidDirective, match="is inaccessible to the box"):
+        spec(Box(ProtectHome=True).merge(own))
+    spec(Box(ProtectHome="tmpfs").merge(own).merge(Box(InaccessiblePaths="")))
 
 
 def test_the_order_of_operations() -> None:
