@@ -67,6 +67,7 @@ def make_spec(
     secure_root: bool = False,
     call_filters: Sequence[bytes] = (),
     managers: Sequence[str] = (),
+    nodes: Sequence[str] = (),
     family: bool = False,
     project: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
@@ -75,7 +76,8 @@ def make_spec(
     An ordinary user's manager does no more to a service than to a scope. `own_proc` says that the
     job's PIDs are not those of the caller's /proc, and `spare_init` that the kernel may come to
     kill the job for memory: it shall leave somebody to tell. `managers` are the places of
-    sdbox.plan.protection's MANAGERS and ENGINES that the host has.
+    sdbox.plan.protection's MANAGERS and ENGINES that the host has, and `nodes` the devices that a
+    private /dev has besides those of any.
     """
     ordinary = caller.user is not None
     kept_as: UnitType = "scope" if ordinary else unit_type
@@ -87,7 +89,7 @@ def make_spec(
     own = _own(directives, became)
     mounts = [
         *_mounts(directives, own_proc=own_proc, host_proc=host_proc),
-        *_covers(directives, managers, ordinary=ordinary),
+        *_covers(directives, managers, nodes, ordinary=ordinary),
         *own,
     ]
     places = [destination for _, destination, _ in own]
@@ -190,16 +192,18 @@ def _proc(visible: str) -> Mount:
 
 
 def _covers(
-    directives: Mapping[str, Any], managers: Sequence[str], *, ordinary: bool
+    directives: Mapping[str, Any], managers: Sequence[str], nodes: Sequence[str], *, ordinary: bool
 ) -> Iterator[Mount]:
     for path in dict.fromkeys(protection.covers(directives, managers)):
         devices = protection.devices(ordinary=ordinary) if path == "/dev" else {}
         yield "Cover", path, {"mode": "0700" if path == "/root" else "0755", **devices}
         for name in protection.kept(directives, path, ordinary=ordinary):
             yield _tree(f"{path}/{name}", ignore_missing=True)
-        if path == "/dev" and protection.own_terminals(directives, ordinary=ordinary):
-            options = {"ptmxmode": "0666", "mode": "0620"}
-            yield "MountAPIVFS", "/dev/pts", {"kind": "devpts", "options": options}
+        if path == "/dev":
+            yield from map(_tree, nodes)
+            if protection.own_terminals(directives, ordinary=ordinary):
+                options = {"ptmxmode": "0666", "mode": "0620"}
+                yield "MountAPIVFS", "/dev/pts", {"kind": "devpts", "options": options}
 
 
 def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:
