@@ -105,6 +105,11 @@ def test_what_is_bound_below_what_is_bound_is_there(sdbox: Sdbox, world: Path) -
     assert writable(sdbox, there, f"--bind-ro={app}", f"--bind={data}") == there[1:]
     assert (world / "data/x").exists()
     assert writable(sdbox, there, f"--bind-ro={data}", f"--bind={app}") == there[:1]
+    # There has to be something to mount it on.
+    done = sdbox.run(f"--bind-ro={app}", f"--tmpfs={world}/at/new", "--", "true")
+    assert (done.status, done.err.count("\n")) == (125, 1)
+    assert done.err.startswith(f"sdbox: mount: '{world}/at/new': Read-only file system. What that")
+    assert not (world / "app/new").exists()
 
 
 def test_protection_is_of_the_root_directory(sdbox: Sdbox, world: Path) -> None:
