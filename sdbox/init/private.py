@@ -38,27 +38,28 @@ def make(directive: str, parent: str, job: str, project: Project | None) -> Priv
             status = os.fstat(own)
             if status.st_uid != os.geteuid() or status.st_mode & 0o077:
                 raise _stale(path)
-            if project is not None:
-                _give(own, path, project)
-            os.mkdir(_NAME, dir_fd=own)
-            os.chmod(_NAME, 0o1777, dir_fd=own)  # noqa: S103 - as /tmp is
+            made = os.path.join(path, _NAME), status.st_dev, status.st_ino
+            _fill(own, made, project)
         finally:
             os.close(own)
-    return os.path.join(path, _NAME), status.st_dev, status.st_ino
+    return made
 
 
 def _stale(path: str) -> OSError:
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
 
 
-def _give(own: int, path: str, project: Project) -> None:
-    """Make a new directory a project's, or let there be none."""
-    from sdbox.init import quota
-
+def _fill(own: int, made: Private, project: Project | None) -> None:
+    """Make what is in a new directory, as a project's if there is one, or let there be none."""
     try:
-        quota.give_new(f"/proc/self/fd/{own}/.", project)
-    except StepError:
-        os.rmdir(path)
+        if project is not None:
+            from sdbox.init import quota
+
+            quota.give_new(f"/proc/self/fd/{own}/.", project)
+        os.mkdir(_NAME, dir_fd=own)
+        os.chmod(_NAME, 0o1777, dir_fd=own)  # noqa: S103 - as /tmp is
+    except (OSError, StepError):
+        removed(made)
         raise
 
 

@@ -417,6 +417,22 @@ def test_nothing_else_is_removed_in_its_place(
     assert (place / "tmp").is_dir()
 
 
+def test_nothing_is_left_of_one_that_could_not_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def full_mkdir(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if path == "tmp":
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        mkdir(path, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr("os.mkdir", full_mkdir)
+    with pytest.raises(StepError):
+        private.make("RootEphemeral", str(tmp_path), "job", None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_of_its_own_are_no_jobs_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
