@@ -234,15 +234,15 @@ def test_a_deep_tree_is_removed(mounting: Unmanaged, killed: bool) -> None:
 
 def test_a_layer_over_a_root_is_counted(mounting: Unmanaged, root: Path) -> None:
     """Though an overlay has something in it that is shut."""
-    layers = mounting.directory / "layers"
-    layers.mkdir()
-    layers.chmod(0o777)
-    options = (f"--root={root}", f"--root-overlay={layers}", "--disk=16M")
     hog = "busybox rm /mnt/out; busybox head -c 24000000 /dev/zero >/hog; busybox sleep 600"
-    done = mounting.script(hog, *options, report=True)
+    # On a file system that takes one: an overlay itself does not.
+    with tempfile.TemporaryDirectory(prefix="sdbox-layers-", dir="/dev/shm") as layers:
+        Path(layers).chmod(0o777)
+        options = (f"--root={root}", f"--root-overlay={layers}", "--disk=16M")
+        done = mounting.script(hog, *options, report=True)
+        assert os.listdir(layers) == []
     assert done.account["reason"] == "disk"
     assert "can't be counted" not in done.account["message"]
-    assert list(layers.iterdir()) == []
 
 
 @pytest.mark.parametrize("user", ["ordinary"])
