@@ -245,11 +245,9 @@ class Job:
     def _disk_watches(self, limit: int) -> Iterator[Watch]:
         from sdbox.watch.disk import DiskWatch, QuotaWatch
 
-        private = self._helper.directories(self._launch.key)
-        scratch = [] if self._report.scratch is None else [self._report.scratch]
-        yield DiskWatch([*private, *scratch], limit)
+        yield DiskWatch(self._report.disk, limit)
         if self.plan.project is not None:
-            self._quota = QuotaWatch([*private, *scratch], self.plan.project, limit)
+            self._quota = QuotaWatch(self._report.disk, self.plan.project, limit)
             yield self._quota
 
     def _look_at_quota(self, status: int | None) -> None:
@@ -327,7 +325,8 @@ class Job:
         left = await self._helper.finished(self._launch.key)
         if left:
             raise SdboxError(
-                f"{left}: not removed", hint="Remove it by hand; `lsattr` may tell why"
+                f"{left}: not removed",
+                hint="Remove it by hand; `lsattr` may tell why, or it is another one by now",
             )
 
     def _leftovers(self) -> bool:

@@ -44,6 +44,11 @@ def resolve(
     return _merged((*rules, *own))
 
 
+def of_gpus(request: GPURequest, machine: Machine = THIS) -> tuple[str, ...]:
+    """Return the paths of the nodes of the GPUs that are asked for. Raises Unenforceable."""
+    return tuple(node for node, _ in gpus.rules(request, gpus.find(machine), machine))
+
+
 def _check_closed(rules: Iterable[Rule], node: str, request: GPURequest) -> None:
     numbers = look_up(node)
     for place, _ in rules:

@@ -21,28 +21,27 @@ if TYPE_CHECKING:
 _USERS = ("MountUnderScratch", "ScratchDirectory")
 
 
-def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> int | None:
-    """Attach each mount at its destination, and let go of them, but for the scratch directory."""
+def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> None:
+    """Attach each mount at its destination, and let go of them."""
     # Where to look up what comes below a path, instead of the root.
     confined = {"/": root}
-    read_only, scratch = [], None
+    sealed = []
     for (kind, destination, arguments), tree in trees:
         with step("mount", destination):
             above = max((place for place in confined if _is_below(destination, place)), key=len)
             below = destination[len(above.rstrip("/")) :] or "."
             _attach(confined[above], tree, below, only_over=kind == "Cover")
+        # Another mount in the same place has come over it.
+        confined.pop(destination, None)
         if kind in _USERS:
             confined[destination] = tree
-        if arguments.get("read_only") and kind == "TemporaryFileSystem":
-            read_only.append(tree)
-    for tree in read_only:
+        if kind == "Cover" or (kind == "TemporaryFileSystem" and arguments["read_only"]):
+            sealed.append(tree)
+    # When all below is there. It is these mounts, not their paths, where a bind may be by now.
+    for tree in sealed:
         syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
-    for (kind, _, _), tree in trees:
-        if kind == "ScratchDirectory":
-            scratch = tree
-        else:
-            os.close(tree)
-    return scratch
+    for _, tree in trees:
+        os.close(tree)
 
 
 def _is_below(path: str, place: str) -> bool:
@@ -71,13 +70,19 @@ def _make_mount_point(root: int, destination: str, *, directory: bool) -> None:
     except FileNotFoundError:
         _make_mount_point(root, parent, directory=True)
         above = syscalls.open_in_root(root, parent)
+    # The job's user has to get there, whatever the caller keeps others from.
+    umask = os.umask(0o022)
     try:
         if directory:
             os.mkdir(name, 0o755, dir_fd=above)
         else:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=above))
+    except FileExistsError:
+        # Another launch was quicker. What it is shows when it is looked up again.
+        pass
     except OSError as error:
         error.filename = destination
         raise
     finally:
+        os.umask(umask)
         os.close(above)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 
 from sdbox.init import syscalls
 from sdbox.init.spare import become_init
-from sdbox.init.steps import StepError, step
+from sdbox.init.steps import step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sdbox.init.private import Private
     from sdbox.init.quota import Project
 
 
 def fork(
     spec: dict[str, Any],
     fds: Sequence[int],
-    directories: dict[str, str],
+    directories: dict[str, Private],
     guardians: tuple[int, int],
 ) -> int:
     """Fork an init; with PrivatePIDs= it is the first process of a new PID namespace."""
@@ -45,7 +45,7 @@ def fork(
 def _fork_as_user(
     spec: dict[str, Any],
     fds: Sequence[int],
-    directories: dict[str, str],
+    directories: dict[str, Private],
     guardians: tuple[int, int],
 ) -> int:
     """The same, with all namespaces in one of its user's."""
@@ -82,42 +82,3 @@ def verified(path: str) -> tuple[int, int]:
     status = os.fstat(fd)
     os.close(fd)
     return status.st_dev, status.st_ino
-
-
-def make_directory(directive: str, parent: str, job: str, project: Project | None) -> str:
-    """Make a directory that only this user can enter, and in it one like /tmp. Return that.
-
-    The parent may be another user's, who can put anything in the place of what is made: so it is
-    done on descriptors, and who uses it looks at what is there (sdbox.init.secure, open_private).
-    """
-    name = f"sdbox-private-{job}-{os.urandom(8).hex()}"
-    path = os.path.join(parent, name)
-    with step(directive, parent):
-        os.mkdir(path, 0o700)
-        own = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            _check_own(own, path)
-            if project is not None:
-                _give(own, path, project)
-            os.mkdir("tmp", dir_fd=own)
-            os.chmod("tmp", 0o1777, dir_fd=own)  # noqa: S103 - as /tmp is
-        finally:
-            os.close(own)
-        return os.path.join(path, "tmp")
-
-
-def _check_own(own: int, path: str) -> None:
-    status = os.fstat(own)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
-
-
-def _give(own: int, path: str, project: Project) -> None:
-    """Make a new directory a project's, or let there be none."""
-    from sdbox.init import quota
-
-    try:
-        quota.give_new(f"/proc/self/fd/{own}/.", project)
-    except StepError:
-        os.rmdir(path)
-        raise

@@ -9,6 +9,7 @@ from sdbox.init import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sdbox.init.private import Private
     from sdbox.init.quota import Project
 
 
@@ -28,7 +29,7 @@ class Child:
         self,
         pid: int,
         pidfd: int,
-        directories: dict[str, str],
+        directories: dict[str, Private],
         held: Sequence[int],
         project: Project | None = None,
     ) -> None:

@@ -10,9 +10,6 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
-
-_RM = "/bin/rm"
 
 # The kernel tells of a change in cgroup.events at most every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV),
 # and not at all of what is due when the cgroup is removed before that: such a waiter is never woken
@@ -92,90 +89,4 @@ def wait_empty(cgroup: int, deadline: float) -> bool:
         pass
     finally:
         os.close(fd)
-    return True
-
-
-def remove_directories(paths: Iterable[str]) -> bool:
-    """Remove private directories (`…/sdbox-private-X/tmp`); return whether none is left."""
-    remover = start_removing(paths)
-    return remover == 0 or os.waitpid(remover, 0)[1] == 0
-
-
-def start_removing(paths: Iterable[str]) -> int:
-    """Remove private directories; return the PID of the rm that does it, or 0 if it is done."""
-    full = [path for path in paths if not _removed_empty(path)]
-    if not full:
-        return 0
-    # rm, since it copes with trees of any depth, and the tree is of the payload's making.
-    arguments = ["rm", "-rf", "--one-file-system", "--", *map(os.path.dirname, full)]
-    return os.posix_spawn(_RM, arguments, {"PATH": "/usr/bin:/bin"})
-
-
-def kept(paths: Iterable[str]) -> list[tuple[int, str]]:
-    """Return descriptors of what private directories are in, with their names there."""
-    above = map(os.path.dirname, paths)
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    return [(os.open(os.path.dirname(path), flags), os.path.basename(path)) for path in above]
-
-
-def remove_kept(kept: Iterable[tuple[int, str]]) -> None:
-    """Remove what kept() has returned, from wherever this process is by now.
-
-    For one that has no right to go back, and finds no rm where it is.
-    """
-    for above, name in kept:
-        try:
-            fd = _opened(name, above)
-            _empty(fd)
-            os.close(fd)
-            os.rmdir(name, dir_fd=above)
-        except OSError:
-            # Somebody else is at it.
-            pass
-
-
-def _opened(name: str, above: int) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(name, flags, dir_fd=above)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=above)
-        return os.open(name, flags, dir_fd=above)
-
-
-def _empty(top: int) -> None:
-    """Remove all that is in a directory, be it as deep as it may: directories are moved up."""
-    number = 0
-    while directories := _without_files(top):
-        for name in directories:
-            fd = _opened(name, top)
-            os.fchmod(fd, 0o700)
-            for below in _without_files(fd):
-                number += 1
-                os.chmod(below, 0o700, dir_fd=fd)
-                os.rename(below, f".{os.getpid()}.{number}", src_dir_fd=fd, dst_dir_fd=top)
-            os.close(fd)
-            os.rmdir(name, dir_fd=top)
-
-
-def _without_files(fd: int) -> list[str]:
-    """Remove all but the directories in a directory, and return their names."""
-    directories = []
-    for name in os.listdir(fd):
-        try:
-            os.unlink(name, dir_fd=fd)
-        except IsADirectoryError:
-            directories.append(name)
-    return directories
-
-
-def _removed_empty(path: str) -> bool:
-    # Each by itself: who was killed in the middle of this has removed one of them.
-    for directory in (path, os.path.dirname(path)):
-        try:
-            os.rmdir(directory)
-        except FileNotFoundError:
-            pass
-        except OSError:
-            return False
     return True

@@ -6,10 +6,10 @@ directories, and the duty to end every box when the supervisor is gone.
 
     launch KEY     spec, report socket, stdin, stdout, stderr,
                    and what the box's end is to let go of
-                                               -> forked KEY PID DIRECTORY...  + pidfd
+                                               -> forked KEY PID PRIVATE...    + pidfd
                                             or -> error KEY STEP PATH ERRNO
                    for a service, whose init systemd starts
-                                               -> handed KEY DIRECTORY...      + socket
+                                               -> handed KEY PRIVATE...        + socket
                                                   spare "" PID                 + pidfd
     use KEY PID    as launch, of the init that was told of as spare, if the box has nothing that
                    is made before its init
@@ -17,6 +17,8 @@ directories, and the duty to end every box when the supervisor is gone.
     connect PATH                               -> connected PATH ERRNO         + socket
     finish KEY     when the unit is gone; every key ends with it
                                                -> finished KEY [DIRECTORY]
+
+PRIVATE is a private directory: its path, its device and its inode.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from sdbox.init import birth, cleanup, syscalls, wire
+from sdbox.init import birth, cleanup, private, syscalls, wire
 from sdbox.init.child import Child, give_up_door, give_up_limit
 from sdbox.init.descriptors import close_all_but
 from sdbox.init.spare import HELD, Spare
@@ -40,6 +42,8 @@ from sdbox.init.title import set_title
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from sdbox.init.private import Private
 
 # How long the boxes of a vanished supervisor may take to die: a process in uninterruptible sleep
 # dies when its input or output is done.
@@ -173,7 +177,7 @@ class Helper:
 
     def launch(self, key: bytes, spec: dict[str, Any], fds: Sequence[int]) -> None:
         """Fork an init, which gets a report socket, its streams and what to hold, and tell."""
-        directories: dict[str, str] = {}
+        directories: dict[str, Private] = {}
         begin = self._hand_over if spec["enter"] else self._fork_child
         held: list[int] = []
         try:
@@ -183,7 +187,7 @@ class Helper:
                 held = birth.reserve_door(spec)
             for destination, parent in spec["private_directories"]:
                 directive = "RootEphemeral" if destination == "/" else "PrivateTmp"
-                directories[destination] = birth.make_directory(
+                directories[destination] = private.make(
                     directive, parent, spec["job"], spec["project"]
                 )
             if spec["secure_root"] and spec["user_namespace"]:
@@ -193,7 +197,7 @@ class Helper:
             if held:
                 self.children[key].door = spec["door"]
         except StepError as error:
-            cleanup.remove_directories(directories.values())
+            private.remove(directories.values())
             if spec["project"]:
                 give_up_limit(spec["project"], fds[HELD:])
             self.tell("error", key, error.name, error.path, error.number)
@@ -203,7 +207,7 @@ class Helper:
                 give_up_door(spec["door"])
 
     def _fork_child(
-        self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
+        self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, Private]
     ) -> None:
         if spec["family"]:
             # Of an init that is killed the children become this process's.
@@ -213,10 +217,10 @@ class Helper:
         self.children[key] = child = Child(pid, pidfd, directories, fds[HELD:], spec["project"])
         child.orphans = spec["family"] and not spec["private_pids"]
         self._await_end(pidfd, lambda fd: self._reap(key))
-        self.tell("forked", key, pid, *directories.values(), fds=(pidfd,))
+        self.tell("forked", key, pid, *_told(directories), fds=(pidfd,))
 
     def _hand_over(
-        self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, str]
+        self, key: bytes, spec: dict[str, Any], fds: Sequence[int], directories: dict[str, Private]
     ) -> None:
         """Leave all that an init needs in a socket, whose other end systemd is to give to it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -227,7 +231,7 @@ class Helper:
             file.flush()
             wire.send(ours, "box", fds=(memory, root, self.supervisor, self.self_pidfd, *fds))
             self.children[key] = Child(0, -1, directories, fds[HELD:], spec["project"])
-            self.tell("handed", key, *directories.values(), fds=(theirs.fileno(),))
+            self.tell("handed", key, *_told(directories), fds=(theirs.fileno(),))
         os.close(root)
 
     def _placed(self, key: bytes, cgroup: int, init: int | None = None) -> None:
@@ -282,9 +286,9 @@ class Helper:
         if child.cgroup >= 0:
             os.close(child.cgroup)
             child.cgroup = -1
-        remover = cleanup.start_removing(child.directories.values())
+        remover = private.start_removing(child.directories.values())
         if remover == 0:
-            self._forget(key, "")
+            self._forget(key)
         else:
             self.removers.add(remover)
             self._await_end(os.pidfd_open(remover), lambda fd: self._removed(key, remover, fd))
@@ -292,14 +296,13 @@ class Helper:
     def _removed(self, key: bytes, remover: int, pidfd: int) -> None:
         self.poll.unregister(pidfd)
         os.close(pidfd)
-        status = os.waitpid(remover, 0)[1]
+        os.waitpid(remover, 0)
         self.removers.discard(remover)
-        left = "" if status == 0 else " ".join(self.children[key].directories.values())
-        self._forget(key, left)
+        self._forget(key)
 
-    def _forget(self, key: bytes, left: str) -> None:
-        del self.children[key]
-        self.tell("finished", key, left)
+    def _forget(self, key: bytes) -> None:
+        child = self.children.pop(key)
+        self.tell("finished", key, private.left(child.directories.values()))
 
     def _end_all(self) -> None:
         """The supervisor is gone: no box may outlive it."""
@@ -313,7 +316,7 @@ class Helper:
         for child in self.children.values():
             self._see_ended(child, deadline)
             if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
-                cleanup.remove_directories(child.directories.values())
+                private.remove(child.directories.values())
                 child.let_go()
 
     def _leave_it_to_init(self) -> None:
@@ -338,6 +341,10 @@ class Helper:
         child.pidfd = -1
         if child.orphans:
             self._end_orphans()
+
+
+def _told(directories: dict[str, Private]) -> list[str | int]:
+    return [field for one in directories.values() for field in one]
 
 
 def main(

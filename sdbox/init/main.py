@@ -4,7 +4,7 @@ It tells the supervisor by messages what becomes of the payload:
 
     error STEP PATH ERRNO     the payload was not started
     listening                 with a socket through which those inside will ask for boxes
-    scratch                   with a descriptor of the scratch directory, where there is one
+    disk                      with descriptors of what the payload will have on disk, if watched
     started PID               with a process file descriptor of the payload
     stopped NUMBER, continued it was, as by ^Z and fg
     exited STATUS             the status of wait(2)
@@ -22,7 +22,7 @@ import signal
 import socket
 import time
 
-from sdbox.init import cleanup, mounts, payload, syscalls, wire
+from sdbox.init import cleanup, mounts, payload, private, syscalls, wire
 from sdbox.init.reaping import Reaper, tell
 from sdbox.init.steps import StepError, step
 from sdbox.init.title import set_title
@@ -30,6 +30,8 @@ from sdbox.init.title import set_title
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from sdbox.init.private import Private
 
 # How long init tries to kill what a vanished supervisor left, before it gives up on the
 # private directories and has the kernel end everything, itself included.
@@ -49,7 +51,7 @@ class Init:
         spec: dict[str, Any],
         report: socket.socket,
         guardians: tuple[int, ...],
-        directories: dict[str, str],
+        directories: dict[str, Private],
         *,
         placed: bool = False,
     ) -> None:
@@ -60,7 +62,8 @@ class Init:
         self.cgroup = -1
         self.exit_status = 0
         self.is_released = False
-        self.scratch: int | None = None
+        # Descriptors of all that it has on disk, for who counts that.
+        self.disk: list[int] = []
         # The way back to where the private directories are, which the box covers.
         self.outside = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.place = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
@@ -71,7 +74,7 @@ class Init:
 
             self.proc = family.opened()
         # For who can't go back to there.
-        self.kept = cleanup.kept(directories.values()) if spec["user_namespace"] else []
+        self.kept = private.kept(directories.values()) if spec["user_namespace"] else []
 
     def run(self) -> NoReturn:
         """Live from fork to the end of the box."""
@@ -115,26 +118,47 @@ class Init:
             with step("PrivateNetwork"):
                 _loopback_up()
         if namespaces & syscalls.CLONE_NEWNS:
-            self.scratch = mounts.mount_all(
+            scratch, directories = self._open_scratch(), self._open_private()
+            self.disk = [*directories.values(), *([scratch] if scratch >= 0 else [])]
+            mounts.mount_all(
                 self.spec["root_directory"],
                 self.spec["mounts"],
-                self.directories,
+                directories,
+                scratch=scratch,
                 others=self._door() if self.spec["nestable"] else (),
                 secure_root=self.spec["secure_root"],
                 verified_root=self.spec.get("verified_root"),
                 ephemeral=self.spec["ephemeral"],
                 protections=self.spec["protections"],
             )
-        if self.spec["project"] and self.scratch is not None:
-            self._give_scratch(self.scratch)
 
-    def _give_scratch(self, scratch: int) -> None:
-        """Make the scratch directory, with what is in it, the box's project's."""
+    def _open_private(self) -> dict[str, int]:
+        """Open the private directories, by destination."""
+        opened = {}
+        for destination, one in self.directories.items():
+            with step("RootEphemeral" if destination == "/" else "PrivateTmp", one[0]):
+                opened[destination] = private.opened(one)
+        return opened
+
+    def _open_scratch(self) -> int:
+        """Open the scratch directory, and make it with what is in it the box's project's."""
+        given = [one for kind, _, one in self.spec["mounts"] if kind == "ScratchDirectory"]
+        if not given:
+            return -1
+        from sdbox.init import scratch
+
+        (arguments,) = given
+        fd = scratch.opened(**arguments)
+        if self.spec["project"]:
+            # Not later: it may come to be below what is read-only.
+            self._give_scratch(fd, **arguments)
+        return fd
+
+    def _give_scratch(self, scratch: int, *, directory: str, uid: int) -> None:
         from sdbox.init import quota
 
-        mount = next(mount for mount in self.spec["mounts"] if mount[0] == "ScratchDirectory")
-        owners = {os.fstat(scratch).st_uid, max(mount[2]["uid"], 0)}
-        quota.give_tree(scratch, mount[1], owners, self.spec["project"])
+        owners = {os.fstat(scratch).st_uid, max(uid, 0)}
+        quota.give_tree(scratch, directory, owners, self.spec["project"])
 
     def _door(self) -> tuple[tuple[str, int], ...]:
         """Make the way to the supervisor from inside a nestable box, which is at its other end."""
@@ -192,10 +216,10 @@ class Init:
             os.waitpid(child, 0)
             name, path, number = message.split(b"\0")
             raise StepError(name.decode(), os.fsdecode(path), int(number))
-        if self.scratch is not None:
-            # By its path, another directory might be found there by now.
-            tell(self.report, "scratch", fds=(self.scratch,))
-            os.close(self.scratch)
+        if self.disk and self.spec["counted"]:
+            # By their paths, other directories might be found there by now.
+            tell(self.report, "disk", fds=tuple(self.disk))
+        wire.close(self.disk)
         tell(self.report, "started", child, fds=(descriptor,))
         os.close(descriptor)
         return child
@@ -254,10 +278,10 @@ class Init:
         elif not self.spec["family"]:
             self._wait_until_placed()
         if self.spec["user_namespace"]:
-            cleanup.remove_kept(self.kept)
+            private.remove_kept(self.kept)
         else:
             syscalls.setns(self.outside, syscalls.CLONE_NEWNS)
-            cleanup.remove_directories(self.directories.values())
+            private.remove(self.directories.values())
         os._exit(1)
 
     def _kill_others(self) -> None:

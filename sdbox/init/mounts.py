@@ -32,37 +32,39 @@ _ATTRIBUTES = {
 def mount_all(
     root_directory: str | None,
     mounts: Iterable[Mount],
-    private_directories: Mapping[str, str],
+    private_directories: Mapping[str, int],
     *,
+    scratch: int = -1,
     others: Iterable[tuple[str, int]] = (),
     secure_root: bool = False,
     verified_root: tuple[int, int] | None = None,
     ephemeral: bool = False,
     protections: Iterable[tuple[str, str, bool]] = (),
-) -> int | None:
+) -> None:
     """Make the mounts (kind, destination, arguments) and enter the root, in a new namespace.
 
-    `private_directories` are the paths of the box's own directories, by destination; `others` are
-    detached mounts, which come last. `secure_root` refuses a root that others than root could have
-    put there, or, in a user namespace, which has no word for root, one that is not the
-    `verified_root` (device, inode). An `ephemeral` one is not changed by what is written to it,
-    which is kept in the private directory for / or in memory. `protections` are carried out when
-    all is mounted. Return a descriptor of the scratch directory, or None.
+    `private_directories` are descriptors of the box's own directories, by destination; `scratch` is
+    one of its scratch directory; `others` are detached mounts, which come last.
+    `secure_root` refuses a root that others than root could have put there, or, in a user
+    namespace, which has no word for root, one that is not the `verified_root` (device, inode). An
+    `ephemeral` one is not changed by what is written to it, which is kept in the private directory
+    for / or in memory. `protections` are carried out when all is mounted.
     """
     if protections:
         # Now, while it is to be seen.
         from sdbox.init.protect import protect
     with step("mounts"):
         syscalls.make_mounts_slave()
-    trees = _open_all(mounts, private_directories)
+    trees = _open_all(mounts, private_directories, scratch)
     root = _open_root(
         root_directory,
         secure=secure_root,
         verified=verified_root,
-        layer=private_directories.get("/") if ephemeral else "",
+        ephemeral=ephemeral,
+        layer=private_directories.get("/"),
     )
     trees += [(("Nestable", destination, {}), tree) for destination, tree in others]
-    scratch = attach_all(root, trees)
+    attach_all(root, trees)
     if protections:
         protect(root, protections)
     if root_directory is not None:
@@ -70,25 +72,26 @@ def mount_all(
             os.fchdir(root)
             syscalls.pivot_root()
     os.close(root)
-    return scratch
 
 
 def _open_all(
-    mounts: Iterable[Mount], private_directories: Mapping[str, str]
+    mounts: Iterable[Mount], private_directories: Mapping[str, int], scratch: int
 ) -> list[tuple[Mount, int]]:
     """Open the source of each mount, but for those that may be missing, and are."""
     # Mounts of one file system, by its size.
     shared: dict[str, list[int]] = {}
+    openers = _OPENERS | {
+        "MountUnderScratch": lambda **arguments: _below_scratch(scratch, **arguments),
+        "PrivateTmpSize": lambda **arguments: _shared(shared, **arguments),
+        "ScratchDirectory": lambda **_: _scratch(scratch),
+    }
     trees = []
     for mount in mounts:
         kind, destination, arguments = mount
+        if kind == "PrivateTmp":
+            arguments = {"directory": private_directories[destination]}
         with step(kind):
-            if kind == "PrivateTmp":
-                tree: int | None = _private_directory(private_directories[destination])
-            elif kind == "PrivateTmpSize":
-                tree = _shared(shared, **arguments)
-            else:
-                tree = _OPENERS[kind](**arguments)
+            tree = openers[kind](**arguments)
         if tree is not None:
             trees.append((mount, tree))
     return trees
@@ -111,8 +114,9 @@ def _file_system(*, kind: str, options: dict[str, str]) -> int:
     return syscalls.new_mount(kind, _ATTRIBUTES[kind], **options)
 
 
-def _private_directory(path: str) -> int:
-    tree = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)
+def _private_directory(*, directory: int) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH
+    tree = syscalls.open_tree(directory, "", flags)
     syscalls.mount_setattr(tree, _NO_DEVICES, recursive=False)
     return tree
 
@@ -130,16 +134,16 @@ def _temporary(*, options: dict[str, str], attributes: int, read_only: bool) -> 
     return syscalls.new_mount("tmpfs", attributes, **options)
 
 
-def _scratch(**arguments: Any) -> int:
-    from sdbox.init.scratch import scratch
+def _scratch(scratch: int) -> int:
+    from sdbox.init.scratch import tree
 
-    return scratch(**arguments)
+    return tree(scratch)
 
 
-def _below_scratch(**arguments: Any) -> int:
+def _below_scratch(scratch: int, **arguments: Any) -> int:
     from sdbox.init.scratch import below
 
-    return below(**arguments)
+    return below(scratch, **arguments)
 
 
 def _image(**arguments: Any) -> int | None:
@@ -159,8 +163,7 @@ _OPENERS: dict[str, Callable[..., int | None]] = {
     "Cover": _cover,
     "MountAPIVFS": _file_system,
     "MountImages": _image,
-    "MountUnderScratch": _below_scratch,
-    "ScratchDirectory": _scratch,
+    "PrivateTmp": _private_directory,
     "TemporaryFileSystem": _temporary,
 }
 
@@ -170,17 +173,18 @@ def _open_root(
     *,
     secure: bool,
     verified: tuple[int, int] | None,
-    layer: str | None,
+    ephemeral: bool,
+    layer: int | None,
 ) -> int:
     """Return where destinations are looked up: `/`, or a copy of the mounts at RootDirectory=.
 
-    `layer` is where what is written there is kept: empty for there itself, None for memory.
+    `layer` is a descriptor of where what is written to an `ephemeral` one is kept, None for memory.
     """
     if root_directory is None:
         return os.open("/", os.O_PATH | os.O_CLOEXEC)
     with step("RootDirectory", root_directory):
         place = _open_directory(root_directory, secure=secure, verified=verified)
-        tree = _tree(place) if layer == "" else _overlay(place, layer)
+        tree = _overlay(place, layer) if ephemeral else _tree(place)
         # pivot_root takes only what is attached somewhere.
         syscalls.move_mount(tree, place, root_directory)
         os.close(place)
@@ -193,10 +197,11 @@ def _tree(place: int) -> int:
     return syscalls.open_tree(place, "", flags)
 
 
-def _overlay(place: int, layer: str | None) -> int:
+def _overlay(place: int, layer: int | None) -> int:
     from sdbox.init import overlay
 
-    with step("RootEphemeral", layer or "tmpfs"):
+    name = "tmpfs" if layer is None else os.readlink(f"/proc/self/fd/{layer}")
+    with step("RootEphemeral", name):
         return overlay.mount(place, layer)
 
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 import os
 import stat
 
-from sdbox.init import secure, syscalls
+from sdbox.init import syscalls
 
-STEP = "RootEphemeral"
 # As systemd bounds what it has in memory for PrivateTmp=disconnected.
 _TMPFS = {"mode": "0700", "size": "10%", "nr_inodes": "1m"}
 # As fstatvfs(3) has them and as a mount takes them: the numbers are the same.
 _RESTRICTIONS = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
 
 
-def mount(root: int, directory: str | None) -> int:
+def mount(root: int, directory: int | None) -> int:
     """Return a detached mount of the directory `root`, without mounts below it, writable.
 
     `directory` is an empty one for what is written; None stands for memory.
     """
-    layer = _in_memory(root) if directory is None else secure.open_private(directory, STEP)
+    layer = _in_memory(root) if directory is None else os.dup(directory)
     status = os.fstat(root)
     os.mkdir("work", dir_fd=layer)
     os.mkdir("upper", dir_fd=layer)
@@ -31,7 +30,7 @@ def mount(root: int, directory: str | None) -> int:
         os.chown("upper", status.st_uid, status.st_gid, dir_fd=layer)
     os.chmod(_path(layer, "upper"), stat.S_IMODE(status.st_mode))
     try:
-        return syscalls.new_mount(
+        made = syscalls.new_mount(
             "overlay",
             # Else what its file system forbids would be allowed.
             os.fstatvfs(root).f_flag & _RESTRICTIONS,
@@ -41,6 +40,9 @@ def mount(root: int, directory: str | None) -> int:
             # In a user namespace the kernel takes no other.
             **({} if os.geteuid() == 0 else {"userxattr": None}),
         )
+        # The kernel has made it, and shut it: who is not root could not count what is there.
+        os.chmod(_path(layer, "work/work"), 0o700)
+        return made
     finally:
         os.close(layer)
 

@@ -4,7 +4,6 @@
     read-only     and all that is mounted below
     read-write    as it was, although it is below what is read-only
     leave         the same, with less weight than what else is said of the path
-    seal          the mount at the path itself is read-only
 
 Every path is looked up in the box's root before anything is changed, and a copy of the mounts there
 is taken; then the copies are attached, from the top down.
@@ -21,7 +20,7 @@ from sdbox.init import syscalls
 from sdbox.init.steps import step
 
 _WEIGHTS = {"leave": 0, "read-write": 1, "read-only": 2, "hide": 3}
-_STEPS = {"hide": "InaccessiblePaths", "read-only": "ReadOnlyPaths", "seal": "ReadOnlyPaths"}
+_STEPS = {"hide": "InaccessiblePaths", "read-only": "ReadOnlyPaths"}
 _HIDDEN = (
     syscalls.MOUNT_ATTR_RDONLY
     | syscalls.MOUNT_ATTR_NOSUID
@@ -52,9 +51,9 @@ class _Nothing:
 
 def protect(root: int, entries: Iterable[tuple[str, str, bool]]) -> None:
     """Carry out all entries, in a mount namespace of the box's own, below the directory `root`."""
-    given = list(entries)
-    nothing = _Nothing(root) if any(mode == "hide" for mode, _, _ in given) else None
-    found = _looked_up(root, given)
+    found = _looked_up(root, entries)
+    # Not before: it is on the root meanwhile, where `..` and so many a link would lead into it.
+    nothing = _Nothing(root) if any(mode == "hide" for mode, _ in found.values()) else None
     top = os.readlink(_path(root))
     trees = {
         path: _copy(mode, place, nothing)
@@ -71,14 +70,13 @@ def protect(root: int, entries: Iterable[tuple[str, str, bool]]) -> None:
             _attach(root, tree, path.removeprefix(top.rstrip("/")), found[path][1])
     for _, place in found.values():
         os.close(place)
-    _seal(root, given)
 
 
 def _looked_up(root: int, entries: Iterable[tuple[str, str, bool]]) -> dict[str, tuple[str, int]]:
     """What is at the paths, by where that really is: the weightiest mode, and a descriptor."""
     found: dict[str, tuple[str, int]] = {}
     for mode, path, may_be_missing in entries:
-        place = -1 if mode == "seal" else _open(root, mode, path, may_be_missing=may_be_missing)
+        place = _open(root, mode, path, may_be_missing=may_be_missing)
         if place < 0:
             continue
         real = os.readlink(_path(place))
@@ -126,17 +124,6 @@ def _attach(root: int, tree: int, path: str, before: int) -> None:
     syscalls.move_mount(tree, place, path)
     os.close(place)
     os.close(tree)
-
-
-def _seal(root: int, entries: Iterable[tuple[str, str, bool]]) -> None:
-    for mode, path, may_be_missing in entries:
-        if mode != "seal":
-            continue
-        place = _open(root, mode, path, may_be_missing=may_be_missing)
-        if place >= 0:
-            with step("ReadOnlyPaths", path):
-                syscalls.mount_setattr(place, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
-            os.close(place)
 
 
 def _path(descriptor: int) -> str:

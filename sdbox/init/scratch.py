@@ -20,25 +20,33 @@ _NO_DEVICES = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _OTHERS_ENTER = stat.S_IXGRP | stat.S_IXOTH
 
 
-def scratch(*, directory: str, uid: int) -> int:
-    """Return a detached mount of the scratch directory of a user, -1 for this process's own.
+def opened(*, directory: str, uid: int) -> int:
+    """Return a descriptor of the scratch directory of a user, -1 for this process's own.
 
-    Raises StepError: ELOOP for a symbolic link, EPERM where it is somebody else's.
+    It is for all that is done there: a path may lead to another one a moment later. One of root's
+    is taken only where nobody else can have put it: with what is above it in their hands, users
+    might have any directory of root's taken for theirs. Raises StepError: ELOOP for a symbolic
+    link, EPERM where it is somebody else's.
     """
-    fd = _opened("ScratchDirectory", directory, uid)
-    try:
-        return _tree(fd, recursive=True)
-    finally:
+    fd = _found("ScratchDirectory", directory, uid)
+    if uid > 0 and os.fstat(fd).st_uid == 0:
         os.close(fd)
+        fd = secure.open_directory(directory, SECURE_STEP)
+    return fd
 
 
-def below(*, directory: str, place: str, uid: int, gid: int) -> int:
+def tree(scratch: int) -> int:
+    """Return a detached mount of a scratch directory."""
+    return _tree(scratch, recursive=True)
+
+
+def below(scratch: int, *, directory: str, place: str, uid: int, gid: int) -> int:
     """Return a detached mount of `place` below a scratch directory, made there if it is missing.
 
     It is the user's, and like /tmp, unless others could come there: then it is only the user's.
     """
     step = "MountUnderScratch"
-    fd = _opened("ScratchDirectory", directory, uid)
+    fd = os.dup(scratch)
     shared = not os.fstat(fd).st_mode & _OTHERS_ENTER
     *above, last = place.strip("/").split("/")
     modes = [(name, 0o755) for name in above] + [(last, 0o1777 if shared else 0o700)]
@@ -52,19 +60,6 @@ def below(*, directory: str, place: str, uid: int, gid: int) -> int:
         os.close(fd)
     syscalls.mount_setattr(tree, _NO_DEVICES, recursive=False)
     return tree
-
-
-def _opened(step: str, directory: str, uid: int) -> int:
-    """Open the directory itself, which is its user's.
-
-    One of root's is taken only where nobody else can have put it: with what is above it in their
-    hands, users might have any directory of root's taken for theirs.
-    """
-    fd = _found(step, directory, uid)
-    if uid > 0 and os.fstat(fd).st_uid == 0:
-        os.close(fd)
-        fd = secure.open_directory(directory, SECURE_STEP)
-    return fd
 
 
 def _found(step: str, directory: str, uid: int) -> int:

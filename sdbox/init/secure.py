@@ -15,7 +15,6 @@ from sdbox.init.steps import StepError
 
 STEP = "NamedRoot"
 
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -57,27 +56,6 @@ def open_file(path: str, step: str) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def open_private(path: str, step: str) -> int:
-    """Return a descriptor (O_PATH) of a private directory that was made before (…/sdbox-…/tmp).
-
-    What it is in may be another user's, who can put something else there. Raises StepError: ESTALE
-    for what is not this user's own and closed to all others.
-    """
-    own, name = os.path.split(path)
-    parent = os.open(os.path.dirname(own), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = _open(os.path.basename(own), own, parent, os.O_PATH | os.O_DIRECTORY, step)
-    finally:
-        os.close(parent)
-    try:
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or status.st_mode & _OTHERS:
-            raise StepError(step, own, errno.ESTALE)
-        return _open(name, path, fd, os.O_PATH | os.O_DIRECTORY, step)
-    finally:
-        os.close(fd)
 
 
 def _open(name: str, place: str, above: int, flags: int, step: str) -> int:

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from sdbox.init.private import Private
+
 # Of the descriptors that come with a launch, those from here on are only held: they come after the
 # report socket and the streams.
 HELD = 4
@@ -61,7 +63,7 @@ class Spare:
 def become_init(
     spec: dict[str, Any],
     fds: Sequence[int],
-    directories: dict[str, str],
+    directories: dict[str, Private],
     guardians: tuple[int, int],
 ) -> NoReturn:
     """Be the init of a box, with the descriptors that came with its launch."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import sdbox
 from sdbox.errors import LaunchFailed, ManagerGone, ManagerUnavailable, TimedOut
-from sdbox.init import cleanup, syscalls, wire
+from sdbox.init import private, syscalls, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from sdbox.init import helper as init
+    from sdbox.init.private import Private
 
 # What of a box is made by the helper, before there is an init.
 _BEFORE_INIT = (
@@ -63,7 +64,7 @@ class Helper:
         self._answers: dict[bytes, asyncio.Future[Answer]] = {}
         self._forgotten: set[bytes] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._directories: dict[str, list[str]] = {}
+        self._directories: dict[str, list[Private]] = {}
         self._gone = False
         self._spare: tuple[int, int] | None = None
         self._dialled = ""
@@ -179,7 +180,7 @@ class Helper:
         fields, fds = await self.answer(key)
         if fields[0] == b"error":
             raise _failure(fields)
-        self._directories[key] = list(map(os.fsdecode, fields[3:]))
+        self._directories[key] = _directories(fields[3:])
         return int(fields[2]), fds[0]
 
     async def connect(self, path: str) -> socket.socket:
@@ -202,12 +203,8 @@ class Helper:
         fields, fds = await self.answer(key)
         if fields[0] == b"error":
             raise _failure(fields)
-        self._directories[key] = list(map(os.fsdecode, fields[2:]))
+        self._directories[key] = _directories(fields[2:])
         return fds[0]
-
-    def directories(self, key: str) -> Sequence[str]:
-        """Return the private directories of a box that has been launched."""
-        return self._directories.get(key, ())
 
     def placed(self, key: str, cgroup: int, pidfd: int | None = None) -> None:
         """Tell the helper the unit's cgroup: what to end, should this process vanish.
@@ -235,7 +232,7 @@ class Helper:
         except ManagerGone:
             # Init removes them before it goes, unless it was killed with the helper, as by the end
             # of their PID namespace.
-            return "" if cleanup.remove_directories(directories) else " ".join(directories)
+            return private.remove(directories)
         return os.fsdecode(fields[2])
 
     def check(self) -> None:
@@ -257,7 +254,7 @@ class Helper:
             self._send("finish", key, ())
         except ManagerUnavailable:
             # It was killed, and maybe init with it, as by the end of their PID namespace.
-            cleanup.remove_directories(directories)
+            private.remove(directories)
 
     async def close(self) -> None:
         """Hang up, and wait for the helper to end what boxes are left, and itself."""
@@ -381,6 +378,12 @@ def _be_helper(
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
+
+
+def _directories(fields: Sequence[bytes]) -> list[Private]:
+    paths, *numbers = fields[::3], fields[1::3], fields[2::3]
+    devices, inodes = (map(int, some) for some in numbers)
+    return list(zip(map(os.fsdecode, paths), devices, inodes, strict=True))
 
 
 def _failure(fields: Sequence[bytes]) -> LaunchFailed:

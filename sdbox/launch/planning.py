@@ -120,6 +120,7 @@ def plan_for(
         cpus=cpus,
         named_root=_named_root(box, configuration),
         devices=_devices(box),
+        nodes=_nodes(box),
         call_filters=_call_filters(box),
         managers=_managers(box),
         project=project,
@@ -133,6 +134,16 @@ def _devices(box: Box) -> tuple[Rule, ...] | None:
     from sdbox.host import nodes
 
     return nodes.resolve(rules or (), gpus)
+
+
+def _nodes(box: Box) -> tuple[str, ...]:
+    """Return the nodes that a private /dev of the box is to have as well."""
+    request = box.directives.get("GPUs")
+    if request is None or not box.directives.get("PrivateDevices"):
+        return ()
+    from sdbox.host import nodes
+
+    return nodes.of_gpus(request)
 
 
 def _managers(box: Box) -> Sequence[str]:

@@ -25,7 +25,7 @@ class Report:
 
     The result of that is the status of wait(2), or None where init vanished without a word. `born`
     is done when an init that systemd has started is at work, with descriptors of it and its like.
-    `scratch` is a descriptor of the job's scratch directory, if it has one and its payload runs.
+    `disk` are descriptors of what the job has on disk, if that is to be counted.
     `on_stopped` is called when the payload was stopped, as by ^Z, `on_continued` when it goes on.
     `service`: systemd starts init.
     """
@@ -43,7 +43,7 @@ class Report:
         self.born.add_done_callback(_retrieve)
         self.started.add_done_callback(_retrieve)
         self.ended_at = self.ended_monotonic = 0.0
-        self.scratch: int | None = None
+        self.disk: list[int] = []
         # The number of the stop that the payload is in, 0 where it runs.
         self.stop = 0
         self.on_stopped: Callable[[], object] = lambda: None
@@ -83,9 +83,8 @@ class Report:
             self._sock.close()
         if self.listener is not None:
             self.listener.close()
-        if self.scratch is not None:
-            os.close(self.scratch)
-            self.scratch = None
+        wire.close(self.disk)
+        self.disk = []
 
     def _on_message(self) -> None:
         # A payload that got hold of init can write anything here; it ends its own job by it.
@@ -109,10 +108,10 @@ class Report:
             raise ValueError("listening, again, late, or without a descriptor")
         self.listener = socket.socket(fileno=fds[0])
 
-    def _on_scratch(self, fields: list[bytes], fds: list[int]) -> None:
-        if self.started.done() or self.scratch is not None or len(fds) != 1:
-            raise ValueError("the scratch directory, again or without a descriptor")
-        self.scratch = fds[0]
+    def _on_disk(self, fields: list[bytes], fds: list[int]) -> None:
+        if self.started.done() or self.disk:
+            raise ValueError("what it has on disk, again or late")
+        self.disk = fds
 
     def _on_started(self, fields: list[bytes], fds: list[int]) -> None:
         if self.started.done() or len(fds) != 1:
@@ -173,7 +172,7 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 _MESSAGES = {
     b"born": Report._on_born,
     b"listening": Report._on_listening,
-    b"scratch": Report._on_scratch,
+    b"disk": Report._on_disk,
     b"started": Report._on_started,
     b"stopped": Report._on_stopped,
     b"continued": Report._on_continued,

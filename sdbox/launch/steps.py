@@ -74,6 +74,7 @@ _HINTS = {
     ("DiskMax", errno.EDQUOT): "It holds more than that already",
     ("RootEphemeral", errno.EINVAL): "An overlay can't be written to a file system of that kind",
     ("RootEphemeral", errno.ENOENT): "Name a directory that is there, or tmpfs",
+    ("mount", errno.EROFS): "What that is in is read-only: make a directory, or file, there before",
     ("Limit", errno.EPERM): "Only root may raise a hard limit",
     ("CapabilityBoundingSet", errno.EPERM): "Only root may give up capabilities one by one",
     ("SystemCallFilter", errno.EACCES): "It needs NoNewPrivileges, or root",

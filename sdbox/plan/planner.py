@@ -65,6 +65,7 @@ def make_plan(
     cpus: tuple[int, ...] | None = None,
     named_root: str | None = None,
     devices: tuple[Rule, ...] | None = None,
+    nodes: Sequence[str] = (),
     call_filters: Sequence[bytes] = (),
     managers: Sequence[str] = (),
     project: tuple[int, int] | None = None,
@@ -72,10 +73,10 @@ def make_plan(
     """Return the plan for a command in a box. Raises Unenforceable, InvalidDirective.
 
     `cpus` are those that were assigned, `named_root` is where the root is that the box names,
-    `devices` are the rules that its DeviceAllow and GPUs come down to, and `call_filters` the
-    programs that its system calls are to pass. `managers` are the places that lead to some on this
-    host, see sdbox.plan.protection; `project` is that of all it has on disk, see
-    sdbox.host.projects.
+    `devices` are the rules that its DeviceAllow and GPUs come down to, `nodes` the paths of what a
+    private /dev is to have of these, and `call_filters` the programs that its system calls are to
+    pass. `managers` are the places that lead to some on this host, see sdbox.plan.protection;
+    `project` is that of all it has on disk, see sdbox.host.projects.
     """
     check_id(job)
     own_name, job = job, host.prefix + job
@@ -141,6 +142,7 @@ def make_plan(
             secure_root=named_root is not None,
             call_filters=call_filters,
             managers=managers,
+            nodes=nodes,
             family=host.manager == "none",
             project=project and (*project, int(kept["DiskMax"])),
         ),

@@ -10,12 +10,12 @@ from sdbox.errors import InvalidDirective
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from typing import Any
 
 Entry = tuple[str, str, bool]
 
-HIDE, READ_ONLY, READ_WRITE, LEAVE, SEAL = "hide", "read-only", "read-write", "leave", "seal"
+HIDE, READ_ONLY, READ_WRITE, LEAVE = "hide", "read-only", "read-write", "leave"
 
 _HOMES = ("/home", "/root", "/run/user")
 _PROGRAMS = ((READ_ONLY, "/usr", False), (READ_ONLY, "/boot", True), (READ_ONLY, "/efi", True))
@@ -118,7 +118,7 @@ def own_terminals(directives: Mapping[str, Any], *, ordinary: bool) -> bool:
 
 
 def covers(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[str]:
-    """Where there is an empty directory instead, before the box's own mounts.
+    """Where there is an empty directory instead, read-only, before the box's own mounts.
 
     `managers` are those of MANAGERS and ENGINES that there are on this host.
     """
@@ -136,22 +136,26 @@ def _may_manage(directives: Mapping[str, Any]) -> bool:
 
 
 def entries(
-    directives: Mapping[str, Any], managers: Iterable[str], writable: Iterable[str]
+    directives: Mapping[str, Any],
+    managers: Iterable[str],
+    own: Collection[str],
+    writable: Iterable[str],
 ) -> list[Entry]:
-    """What to do after the box's own mounts, of which it may write to those at `writable`.
+    """What to do after all mounts, of which it may write to those at `writable`.
 
-    Raises InvalidDirective.
+    Those at `own` the box has asked for. Raises InvalidDirective.
     """
-    found = list(_entries(directives, managers))
+    found = list(_entries(directives, managers, own))
     if any(mode == READ_ONLY for mode, _, _ in found):
         found += [(LEAVE, path, True) for path in writable]
     hidden = {path for mode, path, _ in found if mode == HIDE}
-    _refuse_hidden(directives, hidden)
-    shown = [entry for entry in found if not _is_below_any(entry[1], hidden)]
-    return shown + [(SEAL, path, True) for path in dict.fromkeys(covers(directives, managers))]
+    _refuse_hidden(directives, own, hidden)
+    return [entry for entry in found if not _is_below_any(entry[1], hidden)]
 
 
-def _entries(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator[Entry]:
+def _entries(
+    directives: Mapping[str, Any], managers: Iterable[str], own: Iterable[str]
+) -> Iterator[Entry]:
     yield from _SYSTEM[directives.get("ProtectSystem", "no")]
     if mode := _HOME_MODES.get(directives.get("ProtectHome", "no")):
         yield from ((mode, path, True) for path in _HOMES)
@@ -159,8 +163,8 @@ def _entries(directives: Mapping[str, Any], managers: Iterable[str]) -> Iterator
         if directives.get(name):
             yield from table
     if not _may_manage(directives):
-        # Who binds one wants it to be there.
-        others = set(managers).difference(_bound(directives))
+        # Who says what is in a place wants it to be there.
+        others = set(managers).difference(own)
         yield from ((HIDE, path, True) for path in (*ENGINES, *OF_ROOT) if path in others)
     for name, mode in _LISTS.items():
         for text in directives.get(name, ()):
@@ -180,20 +184,16 @@ def _asked(name: str, mode: str, text: str, root: str | None) -> Entry:
     return mode, path.removeprefix(str(root)) or "/", may_be_missing
 
 
-def _bound(directives: Mapping[str, Any]) -> list[str]:
-    binds = (*directives.get("BindPaths", ()), *directives.get("BindReadOnlyPaths", ()))
-    return [bind.destination for bind in binds]
-
-
-def _refuse_hidden(directives: Mapping[str, Any], hidden: Iterable[str]) -> None:
+def _refuse_hidden(
+    directives: Mapping[str, Any], own: Iterable[str], hidden: Iterable[str]
+) -> None:
     """Refuse what would be seen, and be written to, below what is to be seen by nobody."""
-    places = [text.lstrip("-+") for text in directives.get("ReadWritePaths", ())]
-    places += _bound(directives)
-    for place in places:
+    written = (text.lstrip("-+") for text in directives.get("ReadWritePaths", ()))
+    for place in (*written, *own):
         if _is_below_any(place, hidden) or place in hidden:
             raise InvalidDirective(
                 f"{place} is inaccessible to the box, and to be seen in it as well",
-                hint="Leave one out; ProtectHome=tmpfs lets be seen what is bound below it",
+                hint="Leave one out; ProtectHome=tmpfs lets be seen what is mounted below it",
             )
 
 

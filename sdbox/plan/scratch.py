@@ -14,7 +14,7 @@ from sdbox.values import INFINITY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from sdbox.host.users import Credentials
@@ -81,7 +81,7 @@ def check(directives: Mapping[str, Any]) -> None:
 
 
 def _check_once(directives: Mapping[str, Any]) -> None:
-    places = [mount[1] for mount in _mounts(directives, None)]
+    places = [mount[1] for mount in mounts(directives, None)]
     twice = sorted(place for place in set(places) if places.count(place) > 1)
     if twice:
         raise InvalidDirective(
@@ -121,12 +121,8 @@ def directories(directives: Mapping[str, Any]) -> tuple[str, ...]:
     return TMP if directives.get("PrivateTmp", "no") == "connected" else ()
 
 
-def mounts(directives: Mapping[str, Any], credentials: Credentials | None) -> list[Mount]:
-    """Return what is empty at first, and what is in the scratch directory: from the top down."""
-    return sorted(_mounts(directives, credentials), key=lambda mount: _depth(mount[1]))
-
-
-def _mounts(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Mount]:
+def mounts(directives: Mapping[str, Any], credentials: Credentials | None) -> Iterator[Mount]:
+    """Return what is empty at first, and what is in the scratch directory."""
     yield from map(_temporary, directives.get("TemporaryFileSystem", ()))
     yield from _private_tmp(directives)
     if directives.get("PrivateShm"):
@@ -143,7 +139,8 @@ def _mounts(directives: Mapping[str, Any], credentials: Credentials | None) -> I
         yield "MountUnderScratch", place, {"directory": scratch, "place": place, **user}
 
 
-def _depth(place: str) -> tuple[int, str]:
+def depth(place: str) -> tuple[int, str]:
+    """Return what sorts places so that each comes after all that it is below."""
     return place.count("/"), place
 
 
@@ -207,13 +204,20 @@ def hides(directives: Mapping[str, Any], path: str) -> bool:
     shown = [bind.destination for bind in binds]
     if "ScratchDirectory" in directives:
         shown.append(directives["ScratchDirectory"])
-    if any(is_below(path, place) for place in shown):
-        return False
     covers = [*under(directives), *(TMP * _has_private_tmp(directives))]
     covers += [_DEV_SHM] * bool(directives.get("PrivateShm"))
     covers += [one.path for one in directives.get("TemporaryFileSystem", ())]
     covers += [one.destination for one in directives.get("MountImages", ())]
-    return hides_home(directives, path) or any(is_below(path, place) for place in covers)
+    covering, showing = _nearest(path, covers), _nearest(path, shown)
+    if covering or showing:
+        # In one place, a bind comes last.
+        return len(covering) > len(showing)
+    return hides_home(directives, path)
+
+
+def _nearest(path: str, places: Iterable[str]) -> str:
+    """Return the deepest of the places that a path is below, or nothing."""
+    return max((place for place in places if is_below(path, place)), key=len, default="")
 
 
 def _has_private_tmp(directives: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ A spec is a dict that marshal can carry: numbers, strings, bytes, lists, tuples 
     secure_root          bool: only if nobody but root can have put that path there
     ephemeral            bool: what is written there is not kept
     private_directories  list of (destination, where to make it)
+    counted              bool: who watches it counts what it has on disk
     project              (number, device, bytes) of all that it has on disk, or None: see
                          sdbox.init.quota
     mounts               list of (kind, destination, arguments), see sdbox.init.mounts
@@ -32,7 +33,7 @@ import resource
 from sdbox.directives import DIRECTIVES
 from sdbox.init import syscalls
 from sdbox.plan import privileges, protection
-from sdbox.plan.scratch import directories, hides, image
+from sdbox.plan.scratch import depth, directories, hides, image
 from sdbox.plan.scratch import mounts as own_places
 from sdbox.values import INFINITY
 
@@ -66,6 +67,7 @@ def make_spec(
     secure_root: bool = False,
     call_filters: Sequence[bytes] = (),
     managers: Sequence[str] = (),
+    nodes: Sequence[str] = (),
     family: bool = False,
     project: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
@@ -74,7 +76,8 @@ def make_spec(
     An ordinary user's manager does no more to a service than to a scope. `own_proc` says that the
     job's PIDs are not those of the caller's /proc, and `spare_init` that the kernel may come to
     kill the job for memory: it shall leave somebody to tell. `managers` are the places of
-    sdbox.plan.protection's MANAGERS and ENGINES that the host has.
+    sdbox.plan.protection's MANAGERS and ENGINES that the host has, and `nodes` the devices that a
+    private /dev has besides those of any.
     """
     ordinary = caller.user is not None
     kept_as: UnitType = "scope" if ordinary else unit_type
@@ -83,9 +86,14 @@ def make_spec(
     # Which only who has some may do.
     drops = "CapabilityBoundingSet" in directives
     host_proc = ordinary and not private_pids
-    covers = _covers(directives, managers, ordinary=ordinary)
-    mounts = list(_mounts(directives, became, covers, own_proc=own_proc, host_proc=host_proc))
-    protections = protection.entries(directives, managers, _writable(mounts))
+    own = _own(directives, became)
+    mounts = [
+        *_mounts(directives, own_proc=own_proc, host_proc=host_proc),
+        *_covers(directives, managers, nodes, ordinary=ordinary),
+        *own,
+    ]
+    places = [destination for _, destination, _ in own]
+    protections = protection.entries(directives, managers, places, _writable(mounts))
     namespaces = _namespaces(directives, [*mounts, *protections], kept_as)
     return {
         "job": job,
@@ -104,6 +112,7 @@ def make_spec(
         "secure_root": secure_root,
         "ephemeral": directives.get("RootEphemeral", "no") != "no",
         "private_directories": list(_private_directories(directives)),
+        "counted": "DiskMax" in directives,
         "project": project,
         "mounts": mounts,
         "protections": protections,
@@ -154,14 +163,8 @@ def _writable(mounts: Iterable[Mount]) -> Iterator[str]:
             yield destination
 
 
-def _mounts(
-    directives: Mapping[str, Any],
-    credentials: Credentials | None,
-    covers: Iterable[Mount],
-    *,
-    own_proc: bool,
-    host_proc: bool,
-) -> Iterator[Mount]:
+def _mounts(directives: Mapping[str, Any], *, own_proc: bool, host_proc: bool) -> Iterator[Mount]:
+    """The kernel's own file systems."""
     visible = directives.get("ProtectProc", "default")
     if "RootDirectory" in directives:
         # Only who has a PID namespace may mount its /proc.
@@ -169,13 +172,18 @@ def _mounts(
         yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
     elif own_proc or directives.get("PrivatePIDs") or visible != "default":
         yield _proc(visible)
-    yield from covers
-    yield from own_places(directives, credentials)
-    yield from map(image, directives.get("MountImages", ()))
-    for bind in directives.get("BindPaths", ()):
-        yield _bind(bind, read_only=False)
-    for bind in directives.get("BindReadOnlyPaths", ()):
-        yield _bind(bind, read_only=True)
+
+
+def _own(directives: Mapping[str, Any], credentials: Credentials | None) -> list[Mount]:
+    """What the box says itself of what is where."""
+    own = [
+        *own_places(directives, credentials),
+        *map(image, directives.get("MountImages", ())),
+        *(_bind(bind, read_only=False) for bind in directives.get("BindPaths", ())),
+        *(_bind(bind, read_only=True) for bind in directives.get("BindReadOnlyPaths", ())),
+    ]
+    # What is above comes first, or it would cover what is below; in one place the last one wins.
+    return sorted(own, key=lambda mount: depth(mount[1]))
 
 
 def _proc(visible: str) -> Mount:
@@ -184,16 +192,18 @@ def _proc(visible: str) -> Mount:
 
 
 def _covers(
-    directives: Mapping[str, Any], managers: Sequence[str], *, ordinary: bool
+    directives: Mapping[str, Any], managers: Sequence[str], nodes: Sequence[str], *, ordinary: bool
 ) -> Iterator[Mount]:
     for path in dict.fromkeys(protection.covers(directives, managers)):
         devices = protection.devices(ordinary=ordinary) if path == "/dev" else {}
         yield "Cover", path, {"mode": "0700" if path == "/root" else "0755", **devices}
         for name in protection.kept(directives, path, ordinary=ordinary):
             yield _tree(f"{path}/{name}", ignore_missing=True)
-        if path == "/dev" and protection.own_terminals(directives, ordinary=ordinary):
-            options = {"ptmxmode": "0666", "mode": "0620"}
-            yield "MountAPIVFS", "/dev/pts", {"kind": "devpts", "options": options}
+        if path == "/dev":
+            yield from map(_tree, nodes)
+            if protection.own_terminals(directives, ordinary=ordinary):
+                options = {"ptmxmode": "0666", "mode": "0620"}
+                yield "MountAPIVFS", "/dev/pts", {"kind": "devpts", "options": options}
 
 
 def _api_file_systems(*, private_network: bool) -> Iterator[Mount]:

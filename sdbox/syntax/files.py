@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdbox.syntax import TEXT, ListSyntax, Syntax, list_schema
-from sdbox.values import filesystems, names, quoting
+from sdbox.values import as_text, filesystems, names, quoting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ PATHS = ListSyntax(
     noun="a path",
     hint="Give absolute paths",
     split=lambda text: quoting.split_words(text, quoting.literal_escape),
-    item=filesystems.below_root,
+    item=lambda raw: names.below_root(as_text(raw)),
     fold=names.each_once,
     unfold=iter,
     join=lambda items: " ".join(map(quoting.quote_literal, items)),

@@ -6,7 +6,7 @@ With systemd's syntax (systemd.exec(5), TemporaryFileSystem=, MountImages=); eac
 from __future__ import annotations
 
 from sdbox.values import MountImage, Refused, Tmpfs, as_text
-from sdbox.values.names import fields, path
+from sdbox.values.names import below_root, fields, path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def tmpfs(raw: object) -> Tmpfs:
     options = tuple(option for option in "".join(rest).split(",") if option)
     for option in options:
         _check_option(option)
-    return Tmpfs(path=_below_root(place), options=options)
+    return Tmpfs(path=below_root(place), options=options)
 
 
 def _check_option(option: str) -> None:
@@ -57,18 +57,6 @@ def _check_option(option: str) -> None:
         raise Refused(
             "has an option that no tmpfs takes", f"There are {known_names}, ro, nosuid, noexec …"
         )
-
-
-def below_root(raw: object) -> str:
-    """An absolute path that is not / itself."""
-    return _below_root(as_text(raw))
-
-
-def _below_root(text: str) -> str:
-    place = path(text)
-    if place == "/":
-        raise Refused("is /, which nothing can be mounted on", "Name a directory below it")
-    return place
 
 
 def split_commas(text: str) -> list[str]:
@@ -90,7 +78,7 @@ def image(raw: object) -> MountImage:
     destination, *options = rest
     _check_image_options(options)
     return MountImage(
-        source=path(source), destination=_below_root(destination), ignore_missing=ignore_missing
+        source=path(source), destination=below_root(destination), ignore_missing=ignore_missing
     )
 
 

@@ -96,6 +96,14 @@ def path(text: str) -> str:
     return simple
 
 
+def below_root(text: str) -> str:
+    """An absolute path that is not / itself."""
+    place = path(text)
+    if place == "/":
+        raise Refused("is /, which nothing can be mounted on", "Name a directory below it")
+    return place
+
+
 def working_directory(text: str) -> WorkingDirectory:
     """An absolute path or `~`; with a `-` in front it may be missing."""
     missing_ok = text.startswith("-")
@@ -274,7 +282,7 @@ def bind(raw: object) -> Bind:
         raise Refused("has an option that no bind mount takes", "Give SRC:DST:rbind or norbind")
     return Bind(
         source=path(source),
-        destination=path(destination),
+        destination=below_root(destination),
         ignore_missing=ignore_missing,
         recursive=options != ["norbind"],
     )

@@ -46,14 +46,14 @@ class TooMuch(Exception):
 
 
 class DiskWatch:
-    """DiskMax= of directories, together. Those that are not there count as empty.
+    """DiskMax= of directories, together.
 
-    They are paths, where those are nobody's to change, or descriptors, which stay the caller's.
+    They are descriptors, which stay the caller's: by their paths others might be found.
     """
 
     share = _SHARE
 
-    def __init__(self, directories: Sequence[str | int], limit_bytes: int) -> None:
+    def __init__(self, directories: Sequence[int], limit_bytes: int) -> None:
         self._directories = tuple(directories)
         self._limit = limit_bytes
         self._walk: Iterator[int] | None = None
@@ -85,12 +85,13 @@ class QuotaWatch:
     share = LARGEST_SHARE
 
     def __init__(
-        self, directories: Sequence[str | int], project: tuple[int, int], limit_bytes: int
+        self, directories: Sequence[int], project: tuple[int, int], limit_bytes: int
     ) -> None:
         number, device = project
         self._number = number
         self._limit = limit_bytes
-        self._place = next(_on_device(directories, device), None)
+        there = (fd for fd in directories if os.fstat(fd).st_dev == device)
+        self._place = next(map(os.dup, there), None)
 
     def look(self) -> Excess | float:
         """Ask for it. Where it can't be told, there is the other watch."""
@@ -117,46 +118,19 @@ class QuotaWatch:
             self._place = None
 
 
-def _on_device(directories: Sequence[str | int], device: int) -> Iterator[int]:
-    for directory in directories:
-        top = _top(directory)
-        if top is not None and os.fstat(top).st_dev == device:
-            yield top
-        elif top is not None:
-            os.close(top)
-
-
 def _excess(message: str) -> Excess:
     return Excess(reason="disk", message=message, ask=False)
 
 
-def walk(directories: Sequence[str | int], large_bytes: int = _LARGE_BYTES) -> Iterator[int]:
+def walk(directories: Sequence[int], large_bytes: int = _LARGE_BYTES) -> Iterator[int]:
     """Yield, now and then and in the end, the bytes on disk that were counted so far.
 
     Files with several names count once, as do those of at least `large_bytes`. Raises TooMuch.
     """
     tally = _Tally(large_bytes)
     for directory in directories:
-        top = _top(directory)
-        if top is None:
-            continue
-        try:
-            yield from _below(top, tally)
-        finally:
-            os.close(top)
+        yield from _below(directory, tally)
     yield tally.bytes
-
-
-def _top(directory: str | int) -> int | None:
-    if isinstance(directory, int):
-        return os.dup(directory)
-    try:
-        return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        # It has been removed, with all that was in it.
-        return None
-    except PermissionError as error:
-        raise TooMuch(_SHUT) from error
 
 
 class _Tally:

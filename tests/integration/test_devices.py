@@ -10,6 +10,7 @@ import select
 import shutil
 import stat
 import subprocess
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,13 @@ for path in sys.argv[1:]:
             assert error.errno == errno.ENXIO, error
         can[path] += letter
 print(json.dumps(can))
+"""
+# Opens all that is in a directory, if there is one, and names it.
+OPEN_ALL = """
+import os, sys
+for name in sorted(os.listdir(sys.argv[1])) if os.path.exists(sys.argv[1]) else ():
+    os.close(os.open(f"{sys.argv[1]}/{name}", os.O_RDWR))
+    print(name)
 """
 DENIED = "Operation not permitted"
 
@@ -309,3 +317,37 @@ async def test_a_job_on_some_of_the_gpus(
     can = json.loads(said.read_text())
     assert list(can.values()) == ["rw" if number in gpus else "" for number in (0, 1)]
     assert result.enforcement["GPUs"] == "kernel"
+
+
+@pytest.fixture
+def below_dev(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a private /dev would not have them; GPUs are looked for there alone."""
+    place = Path(tempfile.mkdtemp(prefix="sdbox-test-", dir="/dev"))
+    try:
+        place.chmod(0o755)
+        two = Gpus(place)
+        for name in ("resolve", "of_gpus"):
+            monkeypatch.setattr(nodes, name, partial(getattr(nodes, name), machine=two.machine))
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("gpus", [(), (1,), (0, 1)], ids=str)
+async def test_a_private_dev_has_the_gpus_that_are_asked_for(
+    place: Path,
+    below_dev: Path,
+    new_id: Callable[[], str],
+    unit_type: UnitType,
+    gpus: tuple[int, ...],
+) -> None:
+    box = Box(GPUs=",".join(map(str, gpus)) or "none", PrivateDevices=True, ProtectSystem="strict")
+    said = place / "said"
+    async with Launcher() as launcher:
+        with said.open("wb") as stdout:
+            options: Options = {"box": box, "id": new_id(), "unit_type": unit_type}
+            options["stdout"] = stdout.fileno()
+            result = await launcher.run([PYTHON, "-ISc", OPEN_ALL, str(below_dev)], **options)
+    assert result.exit_code == 0
+    own = [f"nvidia{number}" for number in gpus]
+    assert said.read_text().split() == [*own, *(["nvidiactl"] if gpus else [])]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sdbox.init import attaching
 from tests.pace import seconds
 
 if TYPE_CHECKING:
@@ -164,6 +165,33 @@ def test_a_root_may_lack_the_mount_points(sdbox: Sdbox, root: Path) -> None:
     for name in ("proc", "sys", "dev", "run"):
         (root / name).rmdir()
     assert sdbox.run(f"--root={root}", "--", "cat", "/proc/self/comm").out == "cat\n"
+
+
+def test_a_user_gets_to_what_was_made_for_a_mount(sdbox: Sdbox, root: Path, world: Path) -> None:
+    """Whatever the caller keeps from others that he makes himself."""
+    (world / "file").write_text("seen")
+    (world / "file").chmod(0o644)
+    binds = (f"--bind={world}:/a/b/c", f"--bind={world}/file:/etc/d/file")
+    script = "cat /a/b/c/file /etc/d/file"
+    done = sdbox.sh(script, f"--root={root}", "--user=65534", *binds, umask=0o077)
+    assert (done.out, done.err) == ("seenseen", "")
+    made = ("a", "a/b", "a/b/c", "etc/d", "etc/d/file")
+    modes = [f"{(root / name).stat().st_mode & 0o777:o}" for name in made]
+    assert modes == ["755", "755", "755", "755", "644"]
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_mount_point_that_another_launch_has_made(tmp_path: Path, directory: bool) -> None:
+    """Since this one has seen that it is missing."""
+    root = os.open(tmp_path, os.O_PATH)
+    for _ in range(2):
+        attaching._make_mount_point(root, "/a/b", directory=directory)
+    assert (tmp_path / "a/b").is_dir() == directory
+    # It is no place for a mount where it leads nowhere.
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        attaching._make_mount_point(root, "/link/b", directory=directory)
+    os.close(root)
 
 
 def test_the_root_directory_itself_is_not_changed(sdbox: Sdbox, root: Path) -> None:

@@ -95,6 +95,23 @@ def test_what_is_bound_is_written_to_all_the_same(sdbox: Sdbox, world: Path) -> 
     assert (world / "from/x").exists()
 
 
+def test_what_is_bound_below_what_is_bound_is_there(sdbox: Sdbox, world: Path) -> None:
+    """Whichever of them is read-only."""
+    for name in ("app/data", "data"):
+        (world / name).mkdir(parents=True)
+    there = [f"{world}/at/x", f"{world}/at/data/x"]
+    (world / "at").mkdir()
+    app, data = f"{world}/app:{world}/at", f"{world}/data:{world}/at/data"
+    assert writable(sdbox, there, f"--bind-ro={app}", f"--bind={data}") == there[1:]
+    assert (world / "data/x").exists()
+    assert writable(sdbox, there, f"--bind-ro={data}", f"--bind={app}") == there[:1]
+    # There has to be something to mount it on.
+    done = sdbox.run(f"--bind-ro={app}", f"--tmpfs={world}/at/new", "--", "true")
+    assert (done.status, done.err.count("\n")) == (125, 1)
+    assert done.err.startswith(f"sdbox: mount: '{world}/at/new': Read-only file system. What that")
+    assert not (world / "app/new").exists()
+
+
 def test_protection_is_of_the_root_directory(sdbox: Sdbox, world: Path) -> None:
     for name in ("usr", "etc", "bin", "proc", "sys", "dev", "run", "tmp"):
         (world / name).mkdir()
@@ -116,6 +133,20 @@ def test_no_link_leads_protection_astray(sdbox: Sdbox, world: Path) -> None:
     assert writable(sdbox, paths, f"--read-only={world}/link") == []
     both = (f"--read-only={world}", f"--read-write={world}/link")
     assert writable(sdbox, paths, *both) == paths
+
+
+def test_no_link_by_way_of_the_root_leads_protection_astray(sdbox: Sdbox, world: Path) -> None:
+    """As /var/run, a link to ../run, is one."""
+    (world / "above").mkdir()
+    (world / "real").mkdir()
+    (world / "real/secret").write_text("secret")
+    (world / "above/link").symlink_to("../../../srv/" + world.name + "/real")
+    place = f"{world}/above/link/secret"
+    done = sdbox.run(f"--inaccessible=-{place}", "--", "cat", f"{world}/real/secret")
+    assert (done.status, done.out) == (0, "")
+    paths = [f"{world}/real/x"]
+    hidden = (f"--inaccessible={world}/real/secret", f"--read-only=-{world}/above/link")
+    assert writable(sdbox, paths, *hidden) == []
 
 
 # --- out of sight
@@ -145,6 +176,16 @@ def test_what_is_bound_below_an_empty_home_is_there(sdbox: Sdbox, world: Path) -
     refused = sdbox.run("--protect-home=yes", bind, "--", "true")
     assert refused.status == 125
     assert "ProtectHome=tmpfs" in refused.err
+
+
+@pytest.mark.parametrize("box", ["--protect-home=tmpfs", "--box=strict"])
+def test_what_is_bound_in_the_place_of_an_empty_home_is_written_to(
+    sdbox: Sdbox, world: Path, box: str
+) -> None:
+    """As root's own home is, for who starts jobs there."""
+    assert writable(sdbox, ["/root/x", "/home/x"], box, f"--bind={world}:/root") == ["/root/x"]
+    assert (world / "x").exists()
+    assert writable(sdbox, ["/root/x"], box, f"--bind-ro={world}:/root") == []
 
 
 def test_inaccessible_paths(sdbox: Sdbox, world: Path) -> None:

@@ -222,6 +222,7 @@ def test_installs_and_runs_the_main_job() -> None:
         {block.text}
         status=$?
         journalctl --list-catalog {EVENTS["finished"].id} >&2
+        systemd-tmpfiles --cat-config | grep sdbox-private >&2
         exit $status
     """
     unshare = shutil.which("unshare")
@@ -239,3 +240,4 @@ def test_installs_and_runs_the_main_job() -> None:
     # The PID in its own namespace, and then the names of the two directories, with nothing below.
     assert re.search(r"\n[12]\n/tmp:\n\n/var/tmp:\n$", done.stdout), done.stdout
     assert "sdbox: Job @SDBOX_JOB@ has finished" in done.stderr
+    assert "R! /var/tmp/sdbox-private-*" in done.stderr

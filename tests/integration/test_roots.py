@@ -21,7 +21,7 @@ import pytest
 
 from sdbox.box import Box
 from sdbox.errors import LaunchFailed
-from sdbox.init import birth, secure
+from sdbox.init import private, secure
 from sdbox.init.steps import StepError
 from sdbox.launch.beginning import begin
 from sdbox.launch.planning import caller, plan_for
@@ -33,6 +33,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sdbox.init.private import Private
     from tests.conftest import Outcome, Sdbox
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -368,22 +369,94 @@ def test_a_layer_in_another_users_directory_is_what_was_made(
             theirs.rename(made)
             (made / "tmp").symlink_to(target)
 
+    made: Private | None = None
     with monkeypatch.context() as patched, contextlib.suppress(StepError):
         patched.setattr("os.mkdir", slow_mkdir)
-        birth.make_directory("RootEphemeral", str(tmp_path), "job", None)
+        made = private.make("RootEphemeral", str(tmp_path), "job", None)
     assert (target.stat().st_mode & 0o7777, list(target.iterdir())) == (0o700, [])
-    (made,) = tmp_path.glob("sdbox-private-*/tmp")
-    with pytest.raises(StepError):
-        secure.open_private(str(made), "RootEphemeral")
+    if made is not None:
+        with pytest.raises(OSError, match="Stale"):
+            private.opened(made)
 
 
 def test_a_private_directory_is_not_found_by_way_of_a_link(tmp_path: Path) -> None:
-    made = Path(birth.make_directory("RootEphemeral", str(tmp_path), "job", None))
-    os.close(secure.open_private(str(made), "RootEphemeral"))
-    made.parent.rename(tmp_path / "moved")
-    made.parent.symlink_to(tmp_path / "moved")
+    made = private.make("RootEphemeral", str(tmp_path), "job", None)
+    os.close(private.opened(made))
+    place = Path(made[0]).parent
+    place.rename(tmp_path / "moved")
+    place.symlink_to(tmp_path / "moved")
+    with pytest.raises(OSError, match="Too many levels"):
+        private.opened(made)
+
+
+def a_link(place: Path, roots: Path) -> None:
+    place.symlink_to(roots)
+
+
+def what_root_has_left(place: Path, roots: Path) -> None:
+    roots.rename(place)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("put", [a_link, what_root_has_left])
+def test_nothing_else_is_removed_in_its_place(
+    tmp_path: Path, put: Callable[[Path, Path], None], full: bool
+) -> None:
+    """Its parent may be another user's, who can give its name to what he could not remove."""
+    made = private.make("RootEphemeral", str(tmp_path), "job", None)
+    place, roots = Path(made[0]).parent, tmp_path / "roots"
+    place.rename(tmp_path / "moved")
+    (roots / "tmp").mkdir(parents=True)
+    roots.chmod(0o700)
+    if full:
+        (roots / "tmp/file").touch()
+    put(place, roots)
+    assert private.remove([made]) == made[0]
+    assert private.start_removing([made]) == 0
+    assert (place / "tmp/file").exists() == full
+    assert (place / "tmp").is_dir()
+
+
+def test_nothing_is_left_of_one_that_could_not_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def full_mkdir(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if path == "tmp":
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        mkdir(path, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr("os.mkdir", full_mkdir)
     with pytest.raises(StepError):
-        secure.open_private(str(made), "RootEphemeral")
+        private.make("RootEphemeral", str(tmp_path), "job", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_its_own_are_no_jobs_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For what is moved up, who is no root, in a tree of a job's making."""
+    made = private.make("RootEphemeral", str(tmp_path), "job", None)
+    above = Path(made[0]).parent
+    for place in ("tmp/a/b", *(f".{os.getpid()}.{number}/full" for number in range(9))):
+        (above / place).mkdir(parents=True)
+    monkeypatch.setattr("os.geteuid", lambda: 1)
+    assert private.remove([made]) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
+    made = [private.make("RootEphemeral", str(tmp_path), str(n), None) for n in range(3)]
+    for path, _, _ in made[:2]:
+        (Path(path) / "shut").mkdir()
+        (Path(path) / "shut/file").touch()
+        (Path(path) / "shut").chmod(0)
+    before = os.listdir("/proc/self/fd")
+    assert private.remove(made) == ""
+    assert private.left(made) == ""
+    assert os.listdir("/proc/self/fd") == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_layer_goes_with_a_killed_supervisor(sdbox: Sdbox, roots: Path, layers: Path) -> None:

@@ -251,6 +251,16 @@ def test_a_link_in_it_does_not_lead_a_mount_astray(
     assert done.status != 0
 
 
+def mount_below(scratch: Path) -> None:
+    """What init does for its /tmp."""
+    fd = of_init.opened(directory=str(scratch), uid=NOBODY.pw_uid)
+    try:
+        user = {"uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid}
+        os.close(of_init.below(fd, directory=str(scratch), place="/tmp", **user))
+    finally:
+        os.close(fd)
+
+
 def test_a_directory_swapped_between_its_making_and_its_opening(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,9 +275,26 @@ def test_a_directory_swapped_between_its_making_and_its_opening(
     monkeypatch.setattr("os.mkdir", slow_mkdir)
     mode = os.stat("/etc").st_mode
     with pytest.raises(StepError) as caught:
-        of_init.below(directory=str(scratch), place="/tmp", uid=NOBODY.pw_uid, gid=NOBODY.pw_gid)
+        mount_below(scratch)
     assert (caught.value.name, caught.value.path) == ("MountUnderScratch", f"{scratch}/tmp")
     assert (os.stat("/etc").st_mode, os.stat("/etc").st_uid) == (mode, 0)
+
+
+def test_all_is_in_one_scratch_directory(scratch: Path) -> None:
+    """Whatever has its path by the time that something is made in it."""
+    fd = of_init.opened(directory=str(scratch), uid=NOBODY.pw_uid)
+    scratch.rename(scratch.parent / "moved")
+    scratch.mkdir()
+    os.chown(scratch, NOBODY.pw_uid, NOBODY.pw_gid)
+    user = {"uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid}
+    for tree in (
+        of_init.tree(fd),
+        of_init.below(fd, directory=str(scratch), place="/tmp", **user),
+    ):
+        os.close(tree)
+    os.close(fd)
+    assert list(scratch.iterdir()) == []
+    assert (scratch.parent / "moved/tmp").owner() == "nobody"
 
 
 def test_what_root_has_left_there_does_not_become_the_users(
@@ -287,7 +314,7 @@ def test_what_root_has_left_there_does_not_become_the_users(
 
     monkeypatch.setattr("os.mkdir", slow_mkdir)
     with pytest.raises(StepError):
-        of_init.below(directory=str(scratch), place="/tmp", uid=NOBODY.pw_uid, gid=NOBODY.pw_gid)
+        mount_below(scratch)
     status = (scratch / "tmp").stat()
     assert (status.st_uid, status.st_mode & 0o7777) == (0, 0o700)
 
@@ -332,6 +359,18 @@ def test_it_is_seen_in_a_root(sdbox: Sdbox, scratch: Path, tmp_path: Path) -> No
     assert (done.out, done.err) == ("data", "")
     assert (scratch / "tmp/a").exists()
     assert (scratch / "b").exists()
+
+
+def test_what_is_bound_over_its_tmp_is_what_is_there(
+    sdbox: Sdbox, scratch: Path, tmp_path: Path
+) -> None:
+    """And what is bound below it."""
+    for name in ("over/below", "below"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "below/file").touch()
+    binds = (f"--bind={tmp_path}/over:/tmp", f"--bind={tmp_path}/below:/tmp/below")
+    done = sdbox.run(*as_nobody(scratch, "/tmp"), *binds, "--", "ls", "/tmp", "/tmp/below")
+    assert (done.out, done.err) == ("/tmp:\nbelow\n\n/tmp/below:\nfile\n", "")
 
 
 # --- in memory

@@ -211,6 +211,41 @@ def test_a_named_root(mounting: Unmanaged, root: Path) -> None:
         shutil.rmtree(place)
 
 
+@pytest.mark.parametrize("mode", ["555", "0"])
+def test_what_a_job_has_shut_is_removed(mounting: Unmanaged, mode: str) -> None:
+    """By its owner, whom rm does not help there."""
+    shut = f"find /tmp/a -depth -type d -exec chmod {mode} {{}} \\;"
+    script = f"mkdir -p /tmp/a/b/c /var/tmp/a && touch /tmp/a/b/c/d; {shut}; exit 3"
+    done = mounting.script(script, "--private-tmp", report=True)
+    assert (done.status, done.account["reason"], done.err) == (3, "exited", "")
+    # That nothing is left is looked at in the end.
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_deep_tree_is_removed(mounting: Unmanaged, killed: bool) -> None:
+    deep = "d=/tmp; for i in $(seq 300); do mkdir -m 700 $d/d $d/e; cd $d/d; d=.; done; touch x"
+    job = mounting.begin(f"{deep}; echo up; read line", "--private-tmp")
+    assert job.line() == "up"
+    if killed:
+        job.signal(signal.SIGKILL)
+        wait_until(lambda: private_directories(job.id) == [])
+    else:
+        assert job.end().status == 1
+
+
+def test_a_layer_over_a_root_is_counted(mounting: Unmanaged, root: Path) -> None:
+    """Though an overlay has something in it that is shut."""
+    hog = "busybox rm /mnt/out; busybox head -c 24000000 /dev/zero >/hog; busybox sleep 600"
+    # On a file system that takes one: an overlay itself does not.
+    with tempfile.TemporaryDirectory(prefix="sdbox-layers-", dir="/dev/shm") as layers:
+        Path(layers).chmod(0o777)
+        options = (f"--root={root}", f"--root-overlay={layers}", "--disk=16M")
+        done = mounting.script(hog, *options, report=True)
+        assert os.listdir(layers) == []
+    assert done.account["reason"] == "disk"
+    assert "can't be counted" not in done.account["message"]
+
+
 @pytest.mark.parametrize("user", ["ordinary"])
 def test_supplementary_groups_stay(mounting: Unmanaged) -> None:
     options = {**AS_NOBODY, "extra_groups": (12345,)}

@@ -187,7 +187,20 @@ def test_one_bind(text: str, bind: Bind) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a", "/a:b", "/a:", ":/a", "/a:/b:", "/a:/b:rbind:x", "/a:/b:ro", "--/a", "/a/../b"],
+    [
+        "",
+        "a",
+        "/a:b",
+        "/a:",
+        ":/a",
+        "/a:/b:",
+        "/a:/b:rbind:x",
+        "/a:/b:ro",
+        "--/a",
+        "/a/../b",
+        "/a:/",
+        "/",
+    ],
 )
 def test_what_is_no_bind_is_refused(text: str) -> None:
     with pytest.raises(Refused):

@@ -19,7 +19,7 @@ HERE = (*MANAGERS, ENGINES[0])
 
 
 def made(box: Box, *writable: str) -> list[tuple[str, str, bool]]:
-    return entries(box.directives, (), writable)
+    return entries(box.directives, (), (), writable)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,7 @@ def made(box: Box, *writable: str) -> list[tuple[str, str, bool]]:
             Box(ProtectHome=True),
             [("hide", "/home", True), ("hide", "/root", True), ("hide", "/run/user", True)],
         ),
-        (
-            Box(ProtectHome="tmpfs"),
-            [("seal", "/home", True), ("seal", "/root", True), ("seal", "/run/user", True)],
-        ),
+        (Box(ProtectHome="tmpfs"), []),
         (Box(ProtectControlGroups=True), [("read-only", "/sys/fs/cgroup", True)]),
         (
             Box(InaccessiblePaths="/a -/b", ReadOnlyPaths="/c", ReadWritePaths="/c/d"),
@@ -81,8 +78,6 @@ def test_its_own_mounts_are_left_as_they_are() -> None:
 @pytest.mark.parametrize(
     "box",
     [
-        Box(ProtectHome=True, BindPaths="/srv:/home/me/job"),
-        Box(ProtectHome=True, BindReadOnlyPaths="/srv:/root"),
         Box(InaccessiblePaths="/a", ReadWritePaths="/a/b"),
         Box(RootDirectory="/srv/r", ReadOnlyPaths="/etc"),
         Box(RootDirectory="/srv/r", ReadOnlyPaths="/srv/r2"),
@@ -94,23 +89,30 @@ def test_what_can_not_be_is_refused(box: Box) -> None:
         made(box)
 
 
+@pytest.mark.parametrize("place", ["/home/me/job", "/root", "/a", "/a/b"])
+def test_what_would_be_hidden_is_refused(place: str) -> None:
+    box = Box(ProtectHome=True, InaccessiblePaths="/a")
+    with pytest.raises(InvalidDirective, match=f"{place} is inaccessible to the box, and to be"):
+        entries(box.directives, (), ["/b", place], ())
+    assert entries(box.directives, (), ["/", "/b"], ()) == made(box)
+
+
 def test_managers_are_covered_unless_asked_for() -> None:
     hidden = Box().directives
     assert list(covers(hidden, HERE)) == list(MANAGERS)
     assert list(covers(hidden, ())) == []
-    assert ("hide", ENGINES[0], True) in entries(hidden, HERE, ())
-    assert [path for mode, path, _ in entries(hidden, HERE, ()) if mode == "seal"] == [*MANAGERS]
+    assert ("hide", ENGINES[0], True) in entries(hidden, HERE, (), ())
     # A root directory has a /run of its own.
     for box in (Box(ManagerAccess=True), Box(RootDirectory="/srv")):
-        assert not [*covers(box.directives, HERE), *entries(box.directives, HERE, ())]
+        assert not [*covers(box.directives, HERE), *entries(box.directives, HERE, (), ())]
 
 
 def test_an_engine_that_is_bound_is_seen() -> None:
-    bound = Box(BindPaths=ENGINES[0], BindReadOnlyPaths="/srv").directives
-    hidden = {path for mode, path, _ in entries(bound, HERE, ()) if mode == "hide"}
+    box = Box().directives
+    hidden = {path for mode, path, _ in entries(box, HERE, [ENGINES[0]], ()) if mode == "hide"}
     assert hidden == set(HERE) - set(MANAGERS) - {ENGINES[0]}
     with pytest.raises(InvalidDirective, match="inaccessible"):
-        entries(Box(BindPaths=f"{ENGINES[0]}/below").directives, HERE, ())
+        entries(box, HERE, [f"{ENGINES[0]}/below"], ())
 
 
 @pytest.mark.parametrize(

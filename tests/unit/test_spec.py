@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox.box import Box
+from sdbox.errors import InvalidDirective
 from sdbox.host.users import Credentials
 from sdbox.init import syscalls
 from sdbox.plan.planner import Caller
@@ -88,6 +89,7 @@ def test_an_empty_box() -> None:
         "secure_root": False,
         "ephemeral": False,
         "private_directories": [],
+        "counted": False,
         "project": None,
         "mounts": [],
         "protections": [],
@@ -194,22 +196,56 @@ def test_a_private_tmp_in_memory() -> None:
         assert arguments["options"]["mode"] == "1777"
 
 
-def test_binds_come_over_private_directories_and_read_only_ones_last() -> None:
+def test_what_is_above_comes_first() -> None:
     box = Box(
-        BindReadOnlyPaths="/ro",
-        BindPaths="/a:/b -/c:/tmp/c:norbind",
+        BindReadOnlyPaths="/ro /a:/x",
+        BindPaths="/a:/b /d:/ro/below/d -/c:/tmp/c:norbind /a:/run/x",
+        MountImages="/i:/b/image",
         PrivateTmp=True,
+        PrivateShm=True,
+        TemporaryFileSystem="/var/lib/a /var /x",
         RootDirectory="/srv",
     )
     mounts = spec(box)["mounts"]
-    assert [mount[1] for mount in mounts[:6]] == [
-        "/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp",
-    ]  # fmt: skip
-    assert mounts[6:] == [
-        bind("/a", "/b"),
-        bind("/c", "/tmp/c", recursive=False, ignore_missing=True),
-        bind("/ro", "/ro", read_only=True),
+    api, own = [mount[1] for mount in mounts[:4]], mounts[4:]
+    assert api == ["/proc", "/sys", "/dev", "/run"]
+    assert [mount[:2] for mount in own] == [
+        ("BindPaths", "/b"),
+        ("BindPaths", "/ro"),
+        ("PrivateTmp", "/tmp"),
+        ("TemporaryFileSystem", "/var"),
+        # In one place, the bind is what there is.
+        ("TemporaryFileSystem", "/x"),
+        ("BindPaths", "/x"),
+        ("MountImages", "/b/image"),
+        ("MountAPIVFS", "/dev/shm"),
+        ("BindPaths", "/run/x"),
+        ("BindPaths", "/tmp/c"),
+        ("PrivateTmp", "/var/tmp"),
+        ("BindPaths", "/ro/below/d"),
+        ("TemporaryFileSystem", "/var/lib/a"),
     ]
+    assert bind("/ro", "/ro", read_only=True) in own
+    assert bind("/c", "/tmp/c", recursive=False, ignore_missing=True) in own
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        Box(ScratchDirectory="/home/me/job"),
+        Box(ScratchDirectory="/srv/job", MountUnderScratch="/home/me"),
+        Box(TemporaryFileSystem="/root"),
+        Box(MountImages="/srv/image:/home/image"),
+        Box(BindPaths="/srv:/home/me/job"),
+        Box(BindReadOnlyPaths="/srv:/root"),
+        Box(InaccessiblePaths="/var", PrivateTmp=True),
+    ],
+    ids=repr,
+)
+def test_what_would_be_hidden_again_is_refused(own: Box) -> None:
+    with pytest.raises(InvalidDirective, match="is inaccessible to the box"):
+        spec(Box(ProtectHome=True).merge(own))
+    spec(Box(ProtectHome="tmpfs").merge(own).merge(Box(InaccessiblePaths="")))
 
 
 def test_the_order_of_operations() -> None:

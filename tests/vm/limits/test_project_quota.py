@@ -270,6 +270,18 @@ def test_nothing_of_a_layer_is_left(sdbox: Sdbox, layer: tuple[str, ...], disk: 
     os.close(fd)
 
 
+def test_in_a_box_that_can_write_to_nothing_else(sdbox: Sdbox, scratch: Path) -> None:
+    (scratch / "file").write_bytes(bytes(12 * MIB))
+    os.chown(scratch / "file", NOBODY, NOBODY)
+    script = 'head -c 12M /dev/zero > "$0"; exit 3'
+    words = ("--protect-system=strict", "--mount-under-scratch=/tmp", *options(scratch))
+    done = sdbox.run(*words, "--", "sh", "-c", script, "/tmp/more", report=True)
+    assert (done.account["reason"], done.account["enforcement"]["DiskMax"]) == ("disk", "quota")
+    assert {project_of(path) for path in (scratch / "tmp/more", scratch / "file")} == {
+        project_of(scratch)
+    }
+
+
 # --- what a job begins with
 
 
