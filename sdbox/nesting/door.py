@@ -8,22 +8,26 @@ for is `sdbox.nesting.bounds`'s to say. So nothing gets out of the slice, which 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
 import struct
+from collections import deque
 from typing import TYPE_CHECKING
 
 from sdbox import loop
 from sdbox.cgroup import Cgroup
 from sdbox.errors import ManagerRefused, SdboxError
 from sdbox.kernel.pidfd import pid_in, pid_of
-from sdbox.nesting import bounds, slice_path
+from sdbox.nesting import bounds, mail, slice_path
 from sdbox.nesting.visitor import Visitor
 from sdbox.record import record
 from sdbox.systemd.peer import UNIT_EXISTS
 
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from sdbox.host import Endpoint
     from sdbox.manager import Manager
     from sdbox.plan import Plan
@@ -34,6 +38,8 @@ _CREDENTIALS = struct.Struct("3i")
 # Of the descriptors that this process can have, the shares that those inside of one box may take,
 # and of all boxes: connections, and processes that they hand over.
 _SHARE_OF_ONE, _SHARE_OF_ALL = 8, 4
+# How long nobody is let in where so many are on their way out.
+_PAUSE_SECONDS = 1.0
 # Requests of one box that are being carried out. What a manager takes of all is its own to say.
 _MOST_AT_WORK = 50
 
@@ -50,6 +56,8 @@ class Door:
     """Serves those who are inside of one box. `tree` is the cgroup of all of it."""
 
     _taken_by_all = 0
+    # Whose descriptors threads have closed by now: each door once for each of them.
+    _closed: ClassVar[deque[Door]] = deque()
 
     def __init__(
         self,
@@ -76,34 +84,53 @@ class Door:
         self._taken = 0
         self._listener = listener
         listener.setblocking(False)
-        loop.running().add_reader(listener.fileno(), self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Serve nobody any more."""
         loop.running().remove_reader(self._listener.fileno())
-        self._listener.close()
+        # Who has not been let in may have sent something all the same.
+        self.dispose(self._listener.detach())
         self._own.close()
         for visitor in tuple(self._visitors):
             visitor.close()
 
-    def forget(self, visitor: Visitor) -> None:
-        """A visitor has left."""
+    def hang_up(self, visitor: Visitor, connection: int) -> None:
+        """Let a visitor go, whose connection is closed."""
         self._visitors.discard(visitor)
+        self.dispose(connection)
         self.give_back()
 
     def take(self) -> bool:
         """Take a descriptor into account that those inside have of this process, if they may."""
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if self._taken >= limit // _SHARE_OF_ONE or Door._taken_by_all >= limit // _SHARE_OF_ALL:
+        self._see_closed()
+        if self._is_full():
             return False
-        self._taken += 1
-        Door._taken_by_all += 1
+        self._count(1)
         return True
 
     def give_back(self) -> None:
         """Undo take()."""
-        self._taken -= 1
-        Door._taken_by_all -= 1
+        self._count(-1)
+
+    def dispose(self, fd: int) -> None:
+        """Close what may be a stranger's, without a wait. It counts until it is closed."""
+        self._count(1)
+        mail.close(fd, lambda: Door._closed.append(self))
+
+    def _see_closed(self) -> None:
+        # Other threads may have such loops, too.
+        with contextlib.suppress(IndexError):
+            while True:
+                Door._closed.popleft().give_back()
+
+    def _is_full(self) -> bool:
+        limit = _limit()
+        return self._taken >= limit // _SHARE_OF_ONE or Door._taken_by_all >= limit // _SHARE_OF_ALL
+
+    def _count(self, number: int) -> None:
+        self._taken += number
+        Door._taken_by_all += number
 
     def slices(self, uid: int) -> frozenset[str]:
         """Return the slices that a user may start units in: the box's, and of his boxes in it."""
@@ -193,16 +220,26 @@ class Door:
             await self.manager.destroy(unit)
             raise
 
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            loop.running().add_reader(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
+        self._see_closed()
+        if self._taken > 2 * _limit() // _SHARE_OF_ONE:
+            # Those that are turned away can't be closed: the others may wait for that.
+            loop.running().remove_reader(self._listener.fileno())
+            loop.running().call_later(_PAUSE_SECONDS, self._listen)
+            return
         try:
             sock, _ = self._listener.accept()
         except OSError:
             # It has gone again.
             return
-        if not self._is_inside(sock) or not self.take():
-            sock.close()
-            return
-        self._visitors.add(Visitor(self, sock, _credentials(sock)[1]))
+        if self._is_inside(sock) and self.take():
+            self._visitors.add(Visitor(self, sock, _credentials(sock)[1]))
+        else:
+            self.dispose(sock.detach())
 
     def _is_inside(self, sock: socket.socket) -> bool:
         """Whether a process of the box's own unit has connected: not one of a box inside of it."""
@@ -216,6 +253,11 @@ class Door:
             return False
         finally:
             os.close(pidfd)
+
+
+def _limit() -> int:
+    """Return how many descriptors this process can have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _peer(sock: socket.socket) -> int:

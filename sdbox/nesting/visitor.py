@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdbox import loop
 from sdbox.errors import ManagerRefused, SdboxError
 from sdbox.init import wire
-from sdbox.nesting import bounds
+from sdbox.nesting import bounds, mail
 from sdbox.systemd.peer import NO_SUCH_UNIT
 
 if TYPE_CHECKING:
@@ -48,20 +48,20 @@ class Visitor:
         if self._sock.fileno() < 0:
             return
         loop.running().remove_reader(self._sock.fileno())
-        self._sock.close()
-        self._door.forget(self)
+        self._door.hang_up(self, self._sock.detach())
         for task in self._tasks:
             task.cancel()
 
     def _on_message(self) -> None:
         try:
-            fields, fds = wire.receive(self._sock)
-        except (OSError, ValueError):
-            fields, fds = [], []
+            fields, fds, fit = mail.receive(self._sock)
+        except OSError:
+            fields, fds, fit = [], [], False
         # One of ours sends no more than this, and has fewer requests under way.
-        fits = len(fields) == 3 and len(fds) <= 1 and len(self._tasks) < _MOST_REQUESTS
-        if not fits or (fds and not self._door.take()):
-            wire.close(fds)
+        fit = fit and len(fields) == 3 and len(self._tasks) < _MOST_REQUESTS
+        if not fit or (fds and not self._door.take()):
+            for fd in fds:
+                self._door.dispose(fd)
             self.close()
             return
         task = loop.running().create_task(self._serve(fields, fds))
