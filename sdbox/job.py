@@ -280,7 +280,7 @@ class Job:
         """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
         try:
             await self._manager.stop(self.plan.whole, timeout=self.plan.stop_seconds + _END_SECONDS)
-        except ManagerUnavailable:
+        except (ManagerUnavailable, TimedOut):
             await self._destroy()
 
     async def _destroy(self) -> None:
