@@ -40,12 +40,12 @@ def receive(sock: socket.socket) -> tuple[list[bytes], list[int]]:
 
 def read(sock: socket.socket, most: int, flags: int = 0) -> tuple[list[bytes], list[int], bool]:
     """Return as receive(), with `most` descriptors, and whether that was all of the message."""
+    size, flags = socket.CMSG_LEN(most * 4), flags | socket.MSG_CMSG_CLOEXEC
     try:
-        data, ancillary, got, _ = sock.recvmsg(
-            _LARGEST, socket.CMSG_LEN(most * 4), flags | socket.MSG_CMSG_CLOEXEC
-        )
+        data, ancillary, got, _ = sock.recvmsg(_LARGEST, size, flags)
     except ConnectionResetError:
-        return [], [], True
+        # The other side has gone without reading all. That is told once, and before what it sent.
+        data, ancillary, got, _ = sock.recvmsg(_LARGEST, size, flags)
     whole = not got & (socket.MSG_CTRUNC | socket.MSG_TRUNC)
     return (data.split(b"\0") if data else []), _descriptors(ancillary), whole
 
