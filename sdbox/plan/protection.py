@@ -66,14 +66,17 @@ ENGINES = (
     *("/run/buildkit", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio", "/run/docker"),
     *("/run/docker.sock", "/run/incus", "/run/initctl", "/run/k3s", "/run/libvirt", "/run/lxd"),
     *("/run/podman", "/run/screen", "/run/snapd-snap.socket", "/run/snapd.socket"),
-    *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+    *("/run/k0s", "/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+    # Those of snaps are made anew with each of their restarts.
+    *("/var/snap/lxd/common/lxd", "/var/snap/lxd/common/lxd-user", "/var/snap/microk8s/common/run"),
 )
 # What does what it is asked for, but by root alone: with a variable of udev's, a library named to
-# dmeventd or an action of fail2ban's, a program is executed. Hidden where it is said that there is
+# dmeventd, an action of fail2ban's, a filter of CUPS's or a module named to wpa_supplicant, a program
+# is executed. Hidden where it is said that there is
 # no manager to be reached: root with capabilities has other ways, and no other user has this one.
 OF_ROOT = (
-    *("/run/dmeventd-client", "/run/dmeventd-server", "/run/fail2ban", "/run/lvm"),
-    *("/run/udev/control", "/run/udev/io.systemd.Udev"),
+    *("/run/cups", "/run/dmeventd-client", "/run/dmeventd-server", "/run/fail2ban", "/run/lvm"),
+    *("/run/udev/control", "/run/udev/io.systemd.Udev", "/run/wpa_supplicant"),
 )
 
 
