@@ -306,14 +306,23 @@ class Helper:
         if self.spare is not None:
             self.spare.close()
         self._leave_it_to_init()
-        for child in self.children.values():
-            if child.cgroup >= 0:
-                cleanup.kill(child.cgroup)
-        for child in self.children.values():
-            self._see_ended(child, deadline)
-            if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
-                cleanup.remove_directories(child.directories.values())
-                child.let_go()
+        failures: list[Exception] = []
+        for work in (_kill, self._clear):
+            for child in self.children.values():
+                try:
+                    work(child, deadline)
+                # What is wrong with one box is no reason to leave the others.
+                except Exception as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _clear(self, child: Child, deadline: float) -> None:
+        """Leave nothing of a box that was killed."""
+        self._see_ended(child, deadline)
+        if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
+            cleanup.remove_directories(child.directories.values())
+            child.let_go()
 
     def _leave_it_to_init(self) -> None:
         """Give the inits a moment to end their boxes, before they are killed with what is in there.
@@ -337,6 +346,11 @@ class Helper:
         child.pidfd = -1
         if child.orphans:
             self._end_orphans()
+
+
+def _kill(child: Child, deadline: float) -> None:
+    if child.cgroup >= 0:
+        cleanup.kill(child.cgroup, deadline)
 
 
 def main(
