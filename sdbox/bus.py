@@ -161,12 +161,15 @@ class Bus:
         body: Sequence[Any] = (),
         fds: Sequence[int] = (),
         timeout: float,
+        before: Callable[[], object] | None = None,
     ) -> list[Any]:
         """Call a method and return the body of the reply.
 
         A value of type `h` in the body is an index into `fds`, which stay the caller's; file
-        descriptors in a reply are closed. Raises ManagerRefused with the D-Bus error's name,
-        ManagerUnavailable, and TimedOut, after which the call may still have its effect.
+        descriptors in a reply are closed. `before` is called when all waiting for the message to
+        be sent is over, which it is not if that raises. Raises ManagerRefused with the D-Bus
+        error's name, ManagerUnavailable, and TimedOut, after which the call may still have its
+        effect.
         """
         with _refusing_misfits(member):
             message = Message(
@@ -179,7 +182,7 @@ class Bus:
                 unix_fds=list(fds),
             )
         async with loop.within(timeout, f"{interface}.{member}"):
-            return await self._exchange(message)
+            return await self._exchange(message, before)
 
     async def add_match(self, match: Match, callback: Callback, *, timeout: float) -> None:
         """Have `callback` called with the body of each signal that matches.
@@ -223,14 +226,19 @@ class Bus:
             timeout=timeout,
         )
 
-    async def _exchange(self, message: Message) -> list[Any]:
+    async def _exchange(self, message: Message, before: Callable[[], object] | None) -> list[Any]:
         serial = message.serial = self._next_serial()
         with _refusing_misfits(message.member):
             data = message._marshall(negotiate_unix_fd=True)
         await self._slots.acquire()
-        if self.closed.done():
+        try:
+            if self.closed.done():
+                raise self.unavailable()
+            if before is not None:
+                before()
+        except BaseException:
             self._slots.release()
-            raise self.unavailable()
+            raise
         # It stays there, and keeps its slot, when the caller gives up: the daemon, too, has the
         # call pending until it is answered.
         reply: asyncio.Future[list[Any]] = self._loop.create_future()

@@ -14,7 +14,7 @@ import time
 from errno import ENODEV, ENOENT, EOPNOTSUPP
 
 from sdbox.errors import SdboxError, TimedOut
-from sdbox.init.cleanup import RECHECK_SECONDS
+from sdbox.init.cleanup import RECHECK_SECONDS, kill_each
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,8 +144,22 @@ class Cgroup:
                 await _readable(events.fileno(), self._pause(end, timeout))
 
     def kill(self) -> None:
-        """SIGKILL the tree at once, with no race against what forks (Linux 5.14)."""
-        self.write("cgroup.kill", "1")
+        """SIGKILL the tree at once, with no race against what forks (Linux 5.14).
+
+        Where only root may: one process after the other, and what forks meanwhile may be left.
+        """
+        if os.access("cgroup.kill", os.W_OK, dir_fd=self.fd):
+            self.write("cgroup.kill", "1")
+        else:
+            kill_each(self.processes())
+
+    async def end(self, timeout: float) -> None:
+        """Kill what there is until no process is left here or below. Raises TimedOut."""
+        with _Events(self) as events:
+            end = time.monotonic() + timeout
+            while not events.tell_of_end():
+                self.kill()
+                await _readable(events.fileno(), self._pause(end, timeout))
 
     def write(self, file: str, text: str) -> None:
         """Write a file; nothing happens where the cgroup is gone. Raises CgroupError."""

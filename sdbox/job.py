@@ -278,7 +278,7 @@ class Job:
         """Ask the tree to end, as KillSignal= and TimeoutStopSec= say, then kill it."""
         try:
             await self._manager.stop(self.plan.whole, timeout=self.plan.stop_seconds + _END_SECONDS)
-        except ManagerUnavailable:
+        except (ManagerUnavailable, TimedOut):
             await self._destroy()
 
     async def _destroy(self) -> None:
@@ -288,8 +288,7 @@ class Job:
             await self._manager.destroy(self.plan.whole, timeout=_END_SECONDS)
         except (ManagerUnavailable, TimedOut):
             # Then without systemd, which forgets the unit when it comes round.
-            self._cgroup.kill()
-            await self._cgroup.wait_empty_async(_KILL_SECONDS)
+            await self._cgroup.end(_KILL_SECONDS)
 
     async def _end_unit(self, result: Result) -> None:
         """Leave nothing of the job: processes, unit, private directories."""

@@ -138,19 +138,27 @@ class Manager:
         pidfds: Sequence[int] = (),
         own_slice: OwnSlice | None = None,
         timeout: float | None = None,
+        look_again: Callable[[], object] | None = None,
     ) -> None:
         """Start a transient scope with these processes in it; return when its job is done.
 
         `pids` are as the manager's PID namespace has them; `pidfds`, of the same processes, are
-        used instead where systemd takes them (255). `own_slice` is made with the scope, for it to
-        be in. Raises LaunchFailed when systemd could not start it. After TimedOut or a
-        cancellation the scope may still come to be, as long as its processes live. Whether they
-        are in it has to be looked at by the caller: see systemd issue 36781.
+        used instead where systemd takes them (255). Where it does not, `look_again` is called right
+        before they are sent: it raises where a PID is another process's by now. `own_slice` is made
+        with the scope, for it to be in. Raises LaunchFailed when systemd could not start it. After
+        TimedOut or a cancellation the scope may still come to be, as long as its processes live.
+        Whether they are in it has to be looked at by the caller: see systemd issue 36781.
         """
         processes, fds = self._processes(pids, pidfds)
         async with self._within(timeout, f"starting {unit}"):
             result = await self._start(
-                unit, properties, [processes], fds, lambda: self._has(unit, pids[0]), own_slice
+                unit,
+                properties,
+                [processes],
+                fds,
+                lambda: self._has(unit, pids[0]),
+                own_slice,
+                before=None if fds else look_again,
             )
         if result != "done":
             raise LaunchFailed(f"{unit}: systemd's job ended as {result}", hint=_hint(result, unit))
@@ -346,6 +354,7 @@ class Manager:
         fds: Sequence[int],
         is_ours: Callable[[], Awaitable[bool]],
         own_slice: OwnSlice | None,
+        before: Callable[[], object] | None = None,
     ) -> str:
         """The result of systemd's job to start a transient unit, and before it the slice for it."""
         array = [*_transient(properties), *others]
@@ -354,7 +363,14 @@ class Manager:
         while True:
             try:
                 result = await self._job(
-                    "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", array, slices, fds=fds
+                    "StartTransientUnit",
+                    "ssa(sv)a(sa(sv))",
+                    unit,
+                    "fail",
+                    array,
+                    slices,
+                    fds=fds,
+                    before=before,
                 )
             except ManagerRefused as error:
                 # Whether the unit is what was asked for before: then the answer was lost, not
@@ -396,7 +412,13 @@ class Manager:
         return ("PIDs", variant("au", list(pids))), ()
 
     async def _job(
-        self, member: str, signature: str, unit: str, *arguments: Any, fds: Sequence[int] = ()
+        self,
+        member: str,
+        signature: str,
+        unit: str,
+        *arguments: Any,
+        fds: Sequence[int] = (),
+        before: Callable[[], object] | None = None,
     ) -> str:
         """Call what makes a job for `unit`, wait for the job's end, and return its result.
 
@@ -407,7 +429,13 @@ class Manager:
             # Opened before: the job may have ended before its path is known.
             with self._systemd.jobs.open(unit) as mailbox:
                 (job,) = await self._systemd.call(
-                    member, signature, (unit, *arguments), unit=unit, fds=fds, once=True
+                    member,
+                    signature,
+                    (unit, *arguments),
+                    unit=unit,
+                    fds=fds,
+                    once=True,
+                    before=before,
                 )
                 while True:
                     path, result = await mailbox.get()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sdbox.plan.protection import ENGINES, MANAGERS, OF_ROOT
+from sdbox.plan.protection import ENGINES, LOCKS, MANAGERS, OF_ROOT
 
 # What is there if a directory leads to one. Users log in, and get theirs, at any time.
 _SIGNS = {
@@ -18,12 +18,12 @@ def managers(*, all_of_them: bool) -> tuple[str, ...]:
     """Return those of sdbox.plan.protection's MANAGERS and ENGINES that there are, and not hidden.
 
     They are hidden from who is in a box himself, and may not be able to hide anything again. With
-    `all_of_them`, OF_ROOT as well.
+    `all_of_them`, OF_ROOT and LOCKS as well.
     """
     found = [path for path in MANAGERS if any(map(os.path.lexists, _SIGNS[path]))]
     if "/run/user" not in found and _has_entries("/run/user"):
         found.append("/run/user")
-    others = (*ENGINES, *OF_ROOT) if all_of_them else ENGINES
+    others = (*ENGINES, *OF_ROOT, *LOCKS) if all_of_them else ENGINES
     return (*found, *filter(_is_open_to_any, others))
 
 

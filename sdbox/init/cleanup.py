@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterable
 
 # The kernel tells of a change in cgroup.events at most every 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV),
 # and not at all of what is due when the cgroup is removed before that: such a waiter is never woken
@@ -17,11 +18,18 @@ import time
 RECHECK_SECONDS = 0.1
 
 
-def kill(cgroup: int) -> None:
-    """Have the kernel kill all processes of the cgroup and those below it, at once."""
+def kill(cgroup: int, deadline: float) -> None:
+    """Have the kernel kill all processes of the cgroup and those below it, at once.
+
+    Only root may, where an ordinary user's box is inside of one of root's: then one after the
+    other, for as long as there are any.
+    """
     try:
         fd = os.open("cgroup.kill", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
     except FileNotFoundError:
+        return
+    except PermissionError:
+        _kill_one_by_one(cgroup, deadline)
         return
     try:
         os.write(fd, b"1")
@@ -32,16 +40,32 @@ def kill(cgroup: int) -> None:
         os.close(fd)
 
 
+def _kill_one_by_one(cgroup: int, deadline: float) -> None:
+    try:
+        while (pids := _processes(cgroup)) and time.monotonic() < deadline:
+            kill_each(pids)
+            _await_child()
+    except OSError:
+        # ENODEV, as above.
+        pass
+
+
+def kill_each(pids: Iterable[int]) -> None:
+    """Kill these processes, of which some may have ended, or be another user's."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
 def kill_others(cgroup: int, deadline: float) -> bool:
     """Kill all processes of the cgroup but the caller; return whether that came to an end."""
     while others := _processes(cgroup) - {os.getpid()}:
         if time.monotonic() > deadline:
             return False
-        for pid in others:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        kill_each(others)
+        _await_child()
         _reap()
     return True
 
@@ -60,9 +84,13 @@ def _processes(cgroup: int) -> set[int]:
     return pids - {0}
 
 
-def _reap() -> None:
-    """Reap what was killed, after a wait for the next SIGCHLD (blocked), bounded."""
+def _await_child() -> None:
+    """Wait for the next SIGCHLD (blocked), for a moment at most."""
     signal.sigtimedwait([signal.SIGCHLD], 0.05)
+
+
+def _reap() -> None:
+    """Reap what was killed."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -310,14 +310,23 @@ class Helper:
         if self.spare is not None:
             self.spare.close()
         self._leave_it_to_init()
-        for child in self.children.values():
-            if child.cgroup >= 0:
-                cleanup.kill(child.cgroup)
-        for child in self.children.values():
-            self._see_ended(child, deadline)
-            if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
-                private.remove(child.directories.values())
-                child.let_go()
+        failures: list[Exception] = []
+        for work in (_kill, self._clear):
+            for child in self.children.values():
+                try:
+                    work(child, deadline)
+                # What is wrong with one box is no reason to leave the others.
+                except Exception as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _clear(self, child: Child, deadline: float) -> None:
+        """Leave nothing of a box that was killed."""
+        self._see_ended(child, deadline)
+        if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
+            private.remove(child.directories.values())
+            child.let_go()
 
     def _leave_it_to_init(self) -> None:
         """Give the inits a moment to end their boxes, before they are killed with what is in there.
@@ -345,6 +354,11 @@ class Helper:
 
 def _told(directories: dict[str, Private]) -> list[str | int]:
     return [field for one in directories.values() for field in one]
+
+
+def _kill(child: Child, deadline: float) -> None:
+    if child.cgroup >= 0:
+        cleanup.kill(child.cgroup, deadline)
 
 
 def main(

@@ -289,7 +289,7 @@ class Init:
         deadline = time.monotonic() + _KILL_SECONDS
         if self.cgroup >= 0:
             if not cleanup.kill_others(self.cgroup, deadline):
-                cleanup.kill(self.cgroup)
+                cleanup.kill(self.cgroup, deadline)
         elif self.proc >= 0:
             from sdbox.init import family
 

@@ -62,8 +62,8 @@ def reserve(path: str) -> int:
 def _opened(path: str) -> int | None:
     """Return a descriptor of the directory; None where it has been removed meanwhile."""
     try:
-        # Others are not to lock it.
-        os.mkdir(path, 0o700)
+        # Others are not to lock it, nor root in a box without the right to open what it may not.
+        os.mkdir(path, 0 if os.geteuid() == 0 else 0o700)
     except FileExistsError:
         pass
     try:

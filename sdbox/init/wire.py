@@ -31,17 +31,23 @@ def send(sock: socket.socket, *fields: bytes | str | int, fds: tuple[int, ...] =
 
 def receive(sock: socket.socket) -> tuple[list[bytes], list[int]]:
     """Return one message's fields and descriptors; no fields when the other side is gone."""
-    try:
-        data, ancillary, flags, _ = sock.recvmsg(
-            _LARGEST, socket.CMSG_SPACE(_MOST_FDS * 4), socket.MSG_CMSG_CLOEXEC
-        )
-    except ConnectionResetError:
-        return [], []
-    fds = _descriptors(ancillary)
-    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+    fields, fds, whole = read(sock, _MOST_FDS)
+    if not whole:
         close(fds)
         raise ValueError("a message was cut short")
-    return (data.split(b"\0") if data else []), fds
+    return fields, fds
+
+
+def read(sock: socket.socket, most: int, flags: int = 0) -> tuple[list[bytes], list[int], bool]:
+    """Return as receive(), with `most` descriptors, and whether that was all of the message."""
+    size, flags = socket.CMSG_LEN(most * 4), flags | socket.MSG_CMSG_CLOEXEC
+    try:
+        data, ancillary, got, _ = sock.recvmsg(_LARGEST, size, flags)
+    except ConnectionResetError:
+        # The other side has gone without reading all. That is told once, and before what it sent.
+        data, ancillary, got, _ = sock.recvmsg(_LARGEST, size, flags)
+    whole = not got & (socket.MSG_CTRUNC | socket.MSG_TRUNC)
+    return (data.split(b"\0") if data else []), _descriptors(ancillary), whole
 
 
 def close(fds: list[int]) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# So many that were cancelled are no matter.
+_FEW_TIMERS = 100
+
+
 class CancelledError(BaseException):
     """A task was cancelled. As asyncio's."""
 
@@ -156,12 +160,17 @@ class Task(Future):
 class Timer:
     """A call that will be made. As asyncio's TimerHandle."""
 
-    def __init__(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self, loop: Loop, callback: Callable[..., object], arguments: tuple[Any, ...]
+    ) -> None:
+        self._loop = loop
         self._callback: Callable[..., object] | None = callback
         self._arguments = arguments
 
     def cancel(self) -> None:
         """Don't make it."""
+        if self._callback is not None:
+            self._loop.timer_cancelled()
         self._callback = None
         self._arguments = ()
 
@@ -182,6 +191,7 @@ class Loop:
         self.current_task: Task | None = None
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._cancelled_timers = 0
         self._order = itertools.count()
         self._epoll = select.epoll()
         # By descriptor: what to call when it can be read, and when it can be written.
@@ -210,9 +220,17 @@ class Loop:
 
     def call_later(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> Timer:
         """Have a function called after so long, unless the returned timer is cancelled."""
-        timer = Timer(callback, arguments)
+        timer = Timer(self, callback, arguments)
         heapq.heappush(self._timers, (self.time() + seconds, next(self._order), timer))
         return timer
+
+    def timer_cancelled(self) -> None:
+        """Forget those that were cancelled when they are most, however late they would be."""
+        self._cancelled_timers += 1
+        if 2 * self._cancelled_timers > len(self._timers) > _FEW_TIMERS:
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapq.heapify(self._timers)
+            self._cancelled_timers = 0
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *arguments: Any) -> None:
         """Have a function called whenever a descriptor can be read."""
@@ -252,11 +270,18 @@ class Loop:
             self._poll()
         now = self.time()
         while self._timers and (self._timers[0][0] <= now or self._timers[0][2].cancelled()):
-            self.call_soon(heapq.heappop(self._timers)[2].run)
+            self._pop_timer()
         # What these call for is for the next turn.
         for _ in range(len(self._ready)):
             callback, arguments = self._ready.popleft()
             callback(*arguments)
+
+    def _pop_timer(self) -> None:
+        timer = heapq.heappop(self._timers)[2]
+        if timer.cancelled():
+            self._cancelled_timers -= 1
+        else:
+            self.call_soon(timer.run)
 
     def _poll(self) -> None:
         wait: float | None = None

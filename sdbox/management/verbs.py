@@ -105,14 +105,7 @@ async def freeze(target: Target, *, timeout: float = FREEZE_SECONDS) -> None:
 
 async def thaw(target: Target, *, timeout: float = FREEZE_SECONDS) -> None:
     """Undo freeze(); twice is once. Refused while a slice above is frozen."""
-    above = frozen_slice(target.root, target.directory)
-    if above is not None:
-        # Up to systemd 255 the call would wait for what can't be.
-        raise ManagerRefused(
-            f"{target.unit}: it is frozen by its slice {above}",
-            name=FROZEN_BY_PARENT,
-            hint=f"Thaw the slice: systemctl thaw {above}",
-        )
+    refuse_frozen_above(target.unit, target.root, target.directory)
     was_asked = _is_asked_to_freeze(target)
     await _freezer(target, target.manager.thaw, timeout, "thawed")
     if was_asked:
@@ -208,6 +201,18 @@ def figures(target: Target) -> Figures:
             memory_bytes=groups.measured_memory(cgroup) if counted is None else counted,
             tasks=groups.tasks(cgroup),
             used=cgroup.usage(),
+        )
+
+
+def refuse_frozen_above(unit: str, root: str, directory: str) -> None:
+    """Raise ManagerRefused where a unit can't be thawed, since a slice above it is frozen."""
+    above = frozen_slice(root, directory)
+    if above is not None:
+        # Up to systemd 255 the call would wait for what can't be.
+        raise ManagerRefused(
+            f"{unit}: it is frozen by its slice {above}",
+            name=FROZEN_BY_PARENT,
+            hint=f"Thaw the slice: systemctl thaw {above}",
         )
 
 

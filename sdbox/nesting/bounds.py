@@ -58,44 +58,45 @@ def job_of(unit: object, prefix: str) -> str:
     return job
 
 
-def start(document: Any, *, prefix: str, slices: Collection[str]) -> Start:
-    """Read what is asked to be started. `slices` are those that it may be in, or its own slice."""
-    unit, given, own = _fields(document, 3)
-    job = job_of(unit, prefix)
-    properties = read_properties(given)
-    (place,) = [p.value for p in properties if p.name == "Slice"] or [""]
-    if own is None:
-        if place not in slices:
-            raise refusal(f"slice {_shown(place)}")
-        return Start(unit=unit, properties=properties, own_slice=None)
-    name, limits = _fields(own, 2)
-    if place != name:
+def read_start(document: Any) -> Start:
+    """Read what is asked to be started. Whether it may be, check_start() says."""
+    unit, given, own = fields(document, 3)
+    own_slice = None
+    if own is not None:
+        name, limits = fields(own, 2)
+        own_slice = OwnSlice(name=text(name), properties=read_properties(limits))
+    return Start(unit=text(unit), properties=read_properties(given), own_slice=own_slice)
+
+
+def check_start(request: Start, *, prefix: str, slices: Collection[str]) -> None:
+    """Refuse what is not to be. `slices` are those that it may be in, or its own slice."""
+    job = job_of(request.unit, prefix)
+    (place,) = [p.value for p in request.properties if p.name == "Slice"] or [""]
+    own = request.own_slice
+    if place not in (slices if own is None else (own.name,)):
         raise refusal(f"slice {_shown(place)}")
-    _check_own(name, job, slices)
-    of_slice = read_properties(limits)
-    if not any(p.name == "StopWhenUnneeded" for p in of_slice):
+    if own is None:
+        return
+    _check_own(own.name, job, slices)
+    if not any(p.name == "StopWhenUnneeded" for p in own.properties):
         # It would stay when all that is in it has gone.
-        raise refusal(f"slice {_shown(name)}")
-    return Start(
-        unit=unit, properties=properties, own_slice=OwnSlice(name=name, properties=of_slice)
-    )
+        raise refusal(f"slice {_shown(own.name)}")
 
 
-def _check_own(name: object, job: str, slices: Collection[str]) -> None:
-    text = _text(name)
+def _check_own(name: str, job: str, slices: Collection[str]) -> None:
     try:
-        slice_name(text)
+        slice_name(name)
     except Refused:
         raise refusal(f"slice {_shown(name)}") from None
-    above = text.removesuffix(".slice").rpartition("-")[0] + ".slice"
-    if above not in slices or not nesting.owns(text, job):
+    above = name.removesuffix(".slice").rpartition("-")[0] + ".slice"
+    if above not in slices or not nesting.owns(name, job):
         raise refusal(f"slice {_shown(name)}")
 
 
 def read_properties(given: Any) -> tuple[UnitProperty, ...]:
     """Read properties, each once, as [name, value]. Raises ManagerRefused for what is not known."""
-    pairs = [_fields(pair, 2) for pair in _list(given)]
-    if len({_text(name) for name, _ in pairs}) != len(pairs):
+    pairs = [fields(pair, 2) for pair in _list(given)]
+    if len({text(name) for name, _ in pairs}) != len(pairs):
         raise refusal("a property that is given twice")
     return tuple(_property(name, value) for name, value in pairs)
 
@@ -156,7 +157,8 @@ def signal_number(value: Any) -> int:
     return int(value)
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Read a line that is not too long."""
     if not isinstance(value, str) or len(value) > _TEXT_LONGEST or not value.isprintable():
         raise refusal(_shown(value))
     return value
@@ -177,8 +179,8 @@ def _mask(value: Any) -> bytes:
 
 
 def _rates(value: Any) -> list[list[Any]]:
-    pairs = [_fields(pair, 2) for pair in _list(value)]
-    return [[_text(path), number(rate)] for path, rate in pairs]
+    pairs = [fields(pair, 2) for pair in _list(value)]
+    return [[text(path), number(rate)] for path, rate in pairs]
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -186,7 +188,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "ay": _mask,
     "b": _true,
     "i": signal_number,
-    "s": _text,
+    "s": text,
     "t": number,
 }
 
@@ -197,7 +199,8 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _fields(value: Any, count: int) -> list[Any]:
+def fields(value: Any, count: int) -> list[Any]:
+    """Read a list of so many."""
     if not isinstance(value, list) or len(value) != count:
         raise refusal("a request")
     return value

@@ -8,22 +8,28 @@ for is `sdbox.nesting.bounds`'s to say. So nothing gets out of the slice, which 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import socket
+from collections import deque
 from typing import TYPE_CHECKING
 
 from sdbox import loop
 from sdbox.cgroup import Cgroup
-from sdbox.errors import ManagerRefused, SdboxError
+from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.kernel.credentials import peer_credentials
 from sdbox.kernel.pidfd import pid_in, pid_of
-from sdbox.nesting import bounds, slice_path
-from sdbox.nesting.visitor import Visitor
+from sdbox.nesting import bounds, mail, slice_path
+from sdbox.nesting.visitor import FEWER, Visitor, turn_away
 from sdbox.record import record
 from sdbox.systemd.peer import UNIT_EXISTS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import ClassVar
+
     from sdbox.host import Endpoint
     from sdbox.manager import Manager
     from sdbox.plan import Plan
@@ -31,9 +37,15 @@ if TYPE_CHECKING:
 # Linux 6.5
 _SO_PEERPIDFD = 77
 # Of the descriptors that this process can have, the shares that those inside of one box may take,
-# and of all boxes: connections, and processes that they hand over.
+# and of all boxes: connections, and processes that they hand over. And of one box so many at most,
+# since each takes memory that no limit of the box counts.
 _SHARE_OF_ONE, _SHARE_OF_ALL = 8, 4
-# Requests of one box that are being carried out. What a manager takes of all is its own to say.
+_MOST_OF_ONE = 256
+# How long nobody is let in where so many are on their way out.
+_PAUSE_SECONDS = 1.0
+# Requests of one box that wait for something, and those that are being carried out. What a manager
+# takes of all is its own to say.
+_MOST_REQUESTS = 256
 _MOST_AT_WORK = 50
 
 
@@ -49,6 +61,8 @@ class Door:
     """Serves those who are inside of one box. `tree` is the cgroup of all of it."""
 
     _taken_by_all = 0
+    # Whose descriptors threads have closed by now: each door once for each of them.
+    _closed: ClassVar[deque[Door]] = deque()
 
     def __init__(
         self,
@@ -73,36 +87,55 @@ class Door:
         self.places = loop.Semaphore(_MOST_AT_WORK)
         self._visitors: set[Visitor] = set()
         self._taken = 0
+        self._requests = 0
         self._listener = listener
         listener.setblocking(False)
-        loop.running().add_reader(listener.fileno(), self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Serve nobody any more."""
         loop.running().remove_reader(self._listener.fileno())
-        self._listener.close()
+        # Who has not been let in may have sent something all the same.
+        self.dispose(self._listener.detach())
         self._own.close()
         for visitor in tuple(self._visitors):
             visitor.close()
 
-    def forget(self, visitor: Visitor) -> None:
-        """A visitor has left."""
+    def hang_up(self, visitor: Visitor, connection: int) -> None:
+        """Let a visitor go, whose connection is closed."""
         self._visitors.discard(visitor)
+        self.dispose(connection)
         self.give_back()
 
     def take(self) -> bool:
         """Take a descriptor into account that those inside have of this process, if they may."""
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if self._taken >= limit // _SHARE_OF_ONE or Door._taken_by_all >= limit // _SHARE_OF_ALL:
+        self._see_closed()
+        if self._is_full():
             return False
-        self._taken += 1
-        Door._taken_by_all += 1
+        self._count(1)
         return True
 
     def give_back(self) -> None:
         """Undo take()."""
-        self._taken -= 1
-        Door._taken_by_all -= 1
+        self._count(-1)
+
+    def dispose(self, fd: int) -> None:
+        """Close what may be a stranger's, without a wait. It counts until it is closed."""
+        self._count(1)
+        mail.close(fd, lambda: Door._closed.append(self))
+
+    def _see_closed(self) -> None:
+        # Other threads may have such loops, too.
+        with contextlib.suppress(IndexError):
+            while True:
+                Door._closed.popleft().give_back()
+
+    def _is_full(self) -> bool:
+        return self._taken >= _most() or Door._taken_by_all >= _limit() // _SHARE_OF_ALL
+
+    def _count(self, number: int) -> None:
+        self._taken += number
+        Door._taken_by_all += number
 
     def slices(self, uid: int) -> frozenset[str]:
         """Return the slices that a user may start units in: the box's, and of his boxes in it."""
@@ -118,11 +151,28 @@ class Door:
         inside = self.known.get(unit)
         return inside is not None and os.path.isdir(inside.cgroup)
 
+    def begin(self) -> None:
+        """Take a request into account. Raises ManagerUnavailable."""
+        if self._requests >= _MOST_REQUESTS:
+            raise ManagerUnavailable(
+                f"The box around has {_MOST_REQUESTS} requests at once", hint=FEWER
+            )
+        self._requests += 1
+
+    def end(self) -> None:
+        """Undo begin()."""
+        self._requests -= 1
+
+    def refuse_frozen_above(self, unit: str) -> None:
+        """Raise ManagerRefused where a unit is to be thawed that its slice keeps frozen."""
+        from sdbox.management.verbs import refuse_frozen_above
+
+        refuse_frozen_above(unit, self.endpoint.cgroup_root, self.known[unit].cgroup)
+
     def pid_of(self, pidfd: int, uid: int) -> int:
         """Return the PID that a process in the box has for the manager. Raises SdboxError.
 
-        It has to be the user's own. Up to systemd 254 a process is known by its PID alone: if it
-        ends in this very moment, another one may have that.
+        It has to be the user's own.
         """
         pid = pid_of(pidfd)
         if pid not in self.tree.processes() or pid in self._inits:
@@ -131,36 +181,39 @@ class Door:
             raise bounds.refusal(f"process {pid} of another user")
         return pid_in(self.endpoint.pid_namespace, pidfd)
 
-    async def start(self, request: bounds.Start, uid: int, pid: int, pidfd: int) -> None:
-        """Start a scope; `pidfd` is closed. Raises as Manager.start_scope()."""
-        names = self._names(request)
+    async def start(self, request: bounds.Start, uid: int, pidfd: int, *, timeout: float) -> None:
+        """Start a scope with a process of a user's. Raises as Manager.start_scope()."""
+        own = request.own_slice
+        names = [request.unit] if own is None else [request.unit, own.name]
+        self._refuse_twins(names)
+        pid = self.pid_of(pidfd, uid)
+        self._starting.update(names)
+        before = {name: self.known[name] for name in names if name in self.known}
+        self._note(request, uid)
         try:
-            self._refuse_twin(request.unit)
-        except ManagerRefused:
-            os.close(pidfd)
-            raise
-        self._starting |= names
-        try:
-            self._note(request, uid)
             await self.manager.start_scope(
                 request.unit,
                 request.properties,
                 pids=[pid],
                 pidfds=[pidfd],
-                own_slice=request.own_slice,
+                own_slice=own,
+                timeout=timeout,
+                look_again=lambda: self.pid_of(pidfd, uid),
             )
             await self._see_programs(request.unit)
+        except BaseException:
+            for name in names:
+                del self.known[name]
+            self.known.update(before)
+            raise
         finally:
-            self._starting -= names
-            os.close(pidfd)
+            self._starting.difference_update(names)
 
-    def _names(self, request: bounds.Start) -> set[str]:
-        own = request.own_slice
-        return {request.unit} if own is None else {request.unit, own.name}
-
-    def _refuse_twin(self, unit: str) -> None:
-        if unit in self._starting or self.is_there(unit):
-            raise ManagerRefused(f"{unit}: it is there", name=UNIT_EXISTS, hint="Choose another id")
+    def _refuse_twins(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name in self._starting or self.is_there(name):
+                hint = "Choose another id"
+                raise ManagerRefused(f"{name}: it is there", name=UNIT_EXISTS, hint=hint)
 
     def _note(self, request: bounds.Start, uid: int) -> None:
         """Know of a unit that is about to be started, and of its slice."""
@@ -192,16 +245,29 @@ class Door:
             await self.manager.destroy(unit)
             raise
 
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            loop.running().add_reader(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
+        self._see_closed()
+        if self._taken > 2 * _most():
+            # Those that are turned away can't be closed: the others may wait for that.
+            loop.running().remove_reader(self._listener.fileno())
+            loop.running().call_later(_PAUSE_SECONDS, self._listen)
+            return
         try:
             sock, _ = self._listener.accept()
         except OSError:
             # It has gone again.
             return
-        if not self._is_inside(sock) or not self.take():
-            sock.close()
+        is_inside = self._is_inside(sock)
+        if is_inside and self.take():
+            self._visitors.add(Visitor(self, sock, peer_credentials(sock)[1]))
             return
-        self._visitors.add(Visitor(self, sock, peer_credentials(sock)[1]))
+        if is_inside:
+            turn_away(sock)
+        self.dispose(sock.detach())
 
     def _is_inside(self, sock: socket.socket) -> bool:
         """Whether a process of the box's own unit has connected: not one of a box inside of it."""
@@ -211,15 +277,28 @@ class Door:
             return False
         try:
             return pid_of(pidfd) in self._own.processes()
-        except SdboxError:
+        except (OSError, SdboxError):
             return False
         finally:
             os.close(pidfd)
+
+
+def _most() -> int:
+    """Return how many descriptors those inside of one box may have of this process."""
+    return min(_limit() // _SHARE_OF_ONE, _MOST_OF_ONE)
+
+
+def _limit() -> int:
+    """Return how many descriptors this process can have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _peer(sock: socket.socket) -> int:
     """Return a descriptor of the process that has connected."""
     try:
         return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:
+    except OSError as error:
+        # Of a process that has ended there is none to be had, and its PID may be another's.
+        if error.errno != errno.ENOPROTOOPT:
+            raise
         return os.pidfd_open(peer_credentials(sock)[0])

@@ -5,26 +5,21 @@ See `sdbox.nesting.door`, which is at the other end, for what goes over the sock
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from sdbox import errors, loop
-from sdbox.errors import (
-    ConnectionLost,
-    LaunchFailed,
-    ManagerRefused,
-    ManagerUnavailable,
-    SdboxError,
-)
+from sdbox import loop
+from sdbox.errors import ConnectionLost, LaunchFailed, ManagerUnavailable, SdboxError
 from sdbox.init import wire
 from sdbox.manager import Manager, UnitStatus
 from sdbox.nesting import bounds
-from sdbox.nesting.around import connected
+from sdbox.nesting.around import connected, value
 
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sdbox.plan.properties import OwnSlice, UnitProperty
 
@@ -33,11 +28,6 @@ _CALL_SECONDS = 60.0
 _MOST_CALLS = 50
 # Of these, for those inside of boxes of this one's.
 _MOST_GUESTS = 20
-# What comes back as what it was.
-_ERRORS: dict[str, type[SdboxError]] = {
-    name: getattr(errors, name)
-    for name in ("LaunchFailed", "TimedOut", "InvalidDirective", "Unenforceable")
-}
 
 
 async def connect(path: str, *, timeout: float = _CALL_SECONDS) -> InnerManager:
@@ -97,8 +87,10 @@ class InnerManager(Manager):
         key = str(self._serial).encode()
         answer = self._answers[key] = loop.running().create_future()
         try:
-            wire.send(self._sock, key, verb, json.dumps(arguments), fds=fds)
-            return _value(await answer)
+            # Who has been turned away by now is about to hear why.
+            with contextlib.suppress(BrokenPipeError):
+                wire.send(self._sock, key, verb, json.dumps(arguments), fds=fds)
+            return value(await answer)
         except OSError as error:
             raise ConnectionLost(f"the box around: {error.strerror}") from None
         finally:
@@ -112,6 +104,8 @@ class InnerManager(Manager):
         wire.close(fds)
         if len(fields) != 2:
             self._end(_lost())
+        elif not fields[0]:
+            self._end(_turned_away(fields[1]))
         elif (answer := self._answers.get(fields[0])) is not None and not answer.done():
             answer.set_result(fields[1])
 
@@ -133,6 +127,7 @@ class InnerManager(Manager):
         pidfds: Sequence[int] = (),
         own_slice: OwnSlice | None = None,
         timeout: float | None = None,
+        look_again: Callable[[], object] | None = None,
     ) -> None:
         """As Manager.start_scope(). The process is known by its descriptor alone."""
         own = own_slice and (own_slice.name, bounds.to_plain(own_slice.properties))
@@ -194,15 +189,13 @@ class InnerManager(Manager):
         await self.ask("set", unit, bounds.to_plain(properties), timeout=timeout)
 
 
-def _value(answer: bytes) -> Any:
-    """Return what an answer has, or raise its error."""
-    document = json.loads(answer)
-    if "error" not in document:
-        return document["value"]
-    kind, message, hint = document["error"], document["message"], document["hint"]
-    if kind == "ManagerRefused":
-        raise ManagerRefused(message, name=document["name"], hint=hint)
-    raise _ERRORS.get(kind, ManagerUnavailable)(message, hint=hint)
+def _turned_away(answer: bytes) -> SdboxError:
+    """Return why one is, who has asked for nothing yet."""
+    try:
+        value(answer)
+    except SdboxError as error:
+        return error
+    return _lost()
 
 
 def _lost() -> ConnectionLost:

@@ -66,15 +66,21 @@ ENGINES = (
     *("/run/buildkit", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio", "/run/docker"),
     *("/run/docker.sock", "/run/incus", "/run/initctl", "/run/k3s", "/run/libvirt", "/run/lxd"),
     *("/run/podman", "/run/screen", "/run/snapd-snap.socket", "/run/snapd.socket"),
-    *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+    *("/run/k0s", "/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+    # Those of snaps are made anew with each of their restarts.
+    *("/var/snap/lxd/common/lxd", "/var/snap/lxd/common/lxd-user", "/var/snap/microk8s/common/run"),
 )
 # What does what it is asked for, but by root alone: with a variable of udev's, a library named to
-# dmeventd or an action of fail2ban's, a program is executed. Hidden where it is said that there is
-# no manager to be reached: root with capabilities has other ways, and no other user has this one.
+# dmeventd or wpa_supplicant, an action of fail2ban's or a filter of CUPS's, a program is executed.
+# Hidden where it is said that there is no manager to be reached: root with capabilities has other
+# ways, and no other user has this one.
 OF_ROOT = (
-    *("/run/dmeventd-client", "/run/dmeventd-server", "/run/fail2ban", "/run/lvm"),
-    *("/run/udev/control", "/run/udev/io.systemd.Udev"),
+    *("/run/cups", "/run/dmeventd-client", "/run/dmeventd-server", "/run/fail2ban", "/run/lvm"),
+    *("/run/udev/control", "/run/udev/io.systemd.Udev", "/run/wpa_supplicant"),
 )
+# What sdbox itself has locks in. Who can open a file can lock it, and others' launches would fail
+# or do without. (In sdbox.init.nest is one more, which is not always there to be hidden.)
+LOCKS = ("/run/sdbox", "/run/sdbox-cpus")
 
 
 # systemd.exec(5), PrivateDevices=: pseudo devices, by their numbers, and what else programs expect.
@@ -165,7 +171,7 @@ def _entries(
     if not _may_manage(directives):
         # Who says what is in a place wants it to be there.
         others = set(managers).difference(own)
-        yield from ((HIDE, path, True) for path in (*ENGINES, *OF_ROOT) if path in others)
+        yield from ((HIDE, path, True) for path in (*ENGINES, *OF_ROOT, *LOCKS) if path in others)
     for name, mode in _LISTS.items():
         for text in directives.get(name, ()):
             yield _asked(name, mode, text, directives.get("RootDirectory"))

@@ -118,11 +118,12 @@ class Systemd:
         fds: Sequence[int] = (),
         timeout: float | None = None,
         once: bool = False,
+        before: Callable[[], object] | None = None,
     ) -> list[Any]:
         """Call a method of the manager. Errors are about `unit`, and have a remedy.
 
         When the connection is lost meanwhile the call is made again, unless it is for `once`:
-        then ConnectionLost is raised.
+        then ConnectionLost is raised. `before` is as in Bus.call().
         """
         while True:
             try:
@@ -136,6 +137,7 @@ class Systemd:
                     unit=unit,
                     fds=fds,
                     timeout=timeout,
+                    before=before,
                 )
             except ConnectionLost:
                 if once:
@@ -215,6 +217,7 @@ class Systemd:
         unit: str,
         fds: Sequence[int] = (),
         timeout: float | None = None,
+        before: Callable[[], object] | None = None,
     ) -> list[Any]:
         timeout = timeout or self.timeout
         end, pause = time.monotonic() + timeout, pauses()
@@ -229,6 +232,7 @@ class Systemd:
                     body=body,
                     fds=fds,
                     timeout=timeout,
+                    before=before,
                 )
             except ManagerRefused as error:
                 if is_full(error) and time.monotonic() < end:

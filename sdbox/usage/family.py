@@ -163,6 +163,11 @@ class Family(Cgroup):
             self.stop_all()
             self.send(signal.SIGKILL)
 
+    async def end(self, timeout: float) -> None:
+        """Kill what there is, and wait until none but init is left."""
+        self.kill()
+        await self.wait_empty_async(timeout)
+
     async def wait_empty_async(self, timeout: float) -> None:
         """Wait until none but init is left, or it has ended, too. Raises TimedOut."""
         end = time.monotonic() + timeout

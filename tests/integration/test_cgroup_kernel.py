@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sdbox import loop
 from sdbox.cgroup import Cgroup, CgroupError, path_of
 from sdbox.embedded import cgroups
 from sdbox.errors import TimedOut
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     Start = Callable[..., subprocess.Popen[bytes]]
 
 SECONDS = seconds(20)
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -52,8 +55,8 @@ def cgroup(directory: Path) -> Iterator[Cgroup]:
 def start(directory: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*command: str, below: str = ".") -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command or ("sleep", "600"))
+    def start(*command: str, below: str = ".", user: int | None = None) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command or ("sleep", "600"), user=user)
         started.append(process)
         (directory / below).mkdir(parents=True, exist_ok=True)
         (directory / below / "cgroup.procs").write_text(str(process.pid))
@@ -101,6 +104,44 @@ def test_kill_takes_the_tree(cgroup: Cgroup, start: Start) -> None:
     processes = [start(below=below) for below in (".", "a", "a/b")]
     cgroup.kill()
     assert [process.wait(SECONDS) for process in processes] == [-9, -9, -9]
+
+
+def as_nobody(work: Callable[[], object]) -> int:
+    """Have another user do this; return the exit status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setuid(NOBODY)
+            # As a helper and an init have it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda cgroup: cleanup.kill(cgroup.fd, time.monotonic() + SECONDS),
+        lambda cgroup: loop.run(cgroup.end(SECONDS)),
+    ],
+    ids=["helper", "supervisor"],
+)
+def test_who_may_not_kill_all_at_once_kills_one_after_the_other(
+    cgroup: Cgroup, start: Start, end: Callable[[Cgroup], object]
+) -> None:
+    own = [start(below=below, user=NOBODY) for below in (".", "a")]
+    assert as_nobody(lambda: end(cgroup)) == 0
+    assert [process.wait(SECONDS) for process in own] == [-9, -9]
+
+
+def test_what_is_another_users_is_not_waited_for_for_ever(cgroup: Cgroup, start: Start) -> None:
+    own, other = start(user=NOBODY), start()
+    assert as_nobody(lambda: cleanup.kill(cgroup.fd, time.monotonic() + 0.2)) == 0
+    assert own.wait(SECONDS) == -9
+    assert other.poll() is None
 
 
 def test_kill_of_a_frozen_tree_that_forks(cgroup: Cgroup, start: Start) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sdbox.bus import MAX_CALLS
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
 from sdbox.plan.properties import UnitProperty
@@ -154,6 +155,21 @@ async def test_a_process_that_is_not_there(manager: Manager) -> None:
     # The kernel's largest PID is 2^22.
     with pytest.raises((ManagerRefused, LaunchFailed)):
         await manager.start_scope(new_unit(), [], pids=[2**22 + 1])
+
+
+async def test_what_is_looked_at_last_keeps_a_scope_from_its_start(
+    manager: Manager, spawn: Spawn
+) -> None:
+    process, unit = spawn(), new_unit()
+
+    def look_again() -> None:
+        raise LookupError(unit)
+
+    # More often than the bus has places for what it is to answer.
+    for _ in range(MAX_CALLS + 1):
+        with pytest.raises(LookupError):
+            await manager.start_scope(unit, [], pids=[process.inner_pid], look_again=look_again)
+    assert not await manager.exists(unit)
 
 
 async def test_a_slice_that_can_not_be(manager: Manager, spawn: Spawn) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox.host import booted
+from sdbox.init.nest import DIRECTORY
+from sdbox.plan.protection import LOCKS
 from tests.pace import seconds
 
 if TYPE_CHECKING:
@@ -468,6 +470,27 @@ def test_a_strict_box_lets_nothing_be_mounted(sdbox: Sdbox) -> None:
     without = sdbox.run("--private-tmp", "--", *PYTHON, MOUNTING)
     assert without.out.split() == ["True"] * 5, without.err
     assert sdbox.run("--box=strict", "--", *PYTHON, MOUNTING).out.split() == ["False"] * 5
+
+
+OPENING = """
+import os, sys
+for path in sys.argv[1:]:
+    try:
+        os.open(path, os.O_RDONLY)
+        print(path)
+    except OSError:
+        pass
+"""
+
+
+def test_a_strict_box_can_not_lock_what_others_launches_lock(sdbox: Sdbox) -> None:
+    nestable = sdbox.start("--nestable", "--", "sh", "-c", "echo; cat")
+    nestable.line()
+    assert sdbox.run("--cpus=1", "--wait-cpus=20", "--", "true").status == 0
+    words = ("--", *PYTHON, OPENING, DIRECTORY, *LOCKS)
+    assert sdbox.run(*words).out.split() == [DIRECTORY, *LOCKS]
+    assert sdbox.run("--box=strict", *words).out.split() == []
+    assert nestable.end().status == 0
 
 
 def test_a_strict_box_is_not_left_by_way_of_its_init(sdbox: Sdbox) -> None:

@@ -173,10 +173,17 @@ def test_what_sdbox_asks_for_is_allowed_and_arrives(nestable: bool) -> None:
     )
     box = FULL.merge(Box(Nestable=nestable, AllowedCPUs="0-9", IOReadBandwidthMax="/dev/null 1M"))
     made = plan(box, "b", host)
-    start = bounds.start(request(made), prefix="a.", slices={"sdbox-a.slice"})
+    start = started(request(made))
     assert start.unit == made.unit
     assert start.properties == made.properties
     assert start.own_slice == made.own_slice
+
+
+def started(document: Any) -> bounds.Start:
+    """What is asked for, read and checked."""
+    start = bounds.read_start(document)
+    bounds.check_start(start, prefix="a.", slices={"sdbox-a.slice"})
+    return start
 
 
 def asked(**changes: Any) -> Any:
@@ -195,9 +202,9 @@ GOES = ["StopWhenUnneeded", True]
 
 
 def test_the_requests_that_are_changed_below_are_good() -> None:
-    assert bounds.start(asked(), prefix="a.", slices={"sdbox-a.slice"}).own_slice is None
+    assert started(asked()).own_slice is None
     good = asked(properties=IN_OWN, own=[OWN, [GOES]])
-    assert bounds.start(good, prefix="a.", slices={"sdbox-a.slice"}).own_slice is not None
+    assert started(good).own_slice is not None
 
 
 @pytest.mark.parametrize(
@@ -290,7 +297,7 @@ def test_the_requests_that_are_changed_below_are_good() -> None:
 )
 def test_no_request_gets_out_of_the_slice(document: Any) -> None:
     with pytest.raises(SdboxError):
-        bounds.start(document, prefix="a.", slices={"sdbox-a.slice"})
+        started(document)
 
 
 def test_what_is_not_known_is_not_even_sent() -> None:

@@ -14,7 +14,7 @@ from tests.pace import seconds
 
 async def test_an_init_that_ends_without_a_word() -> None:
     ours, init = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    report = Report(ours)
+    report = Report(ours, service=False)
     try:
         init.close()
         with pytest.raises(LaunchFailed, match="killed before it started") as caught:

@@ -111,6 +111,17 @@ def test_timers_go_off_in_order(run: Run) -> None:
     assert run(main()) == ["first", "second"]
 
 
+def test_timers_that_were_cancelled_are_not_kept() -> None:
+    async def main() -> int:
+        running: Any = loop.running()
+        running.call_later(LONG, print)
+        for _ in range(1000):
+            running.call_later(2 * LONG, print).cancel()
+        return len(running._timers)
+
+    assert loop.run(main()) < 200
+
+
 def test_a_deadline_that_passes(run: Run) -> None:
     cleanup = Cleanup()
 

@@ -265,7 +265,7 @@ def test_the_apparmor_profile_is_where_the_remedy_says(tmp_path: Path) -> None:
     switch = tmp_path / "kernel/apparmor_restrict_unprivileged_userns"
     switch.parent.mkdir()
     switch.write_text("1\n")
-    place = remedy(str(tmp_path)).partition(" copy ")[2].partition(" to /etc/apparmor.d")[0]
+    place = userns.remedy(str(tmp_path)).partition(" copy ")[2].partition(" to /etc/apparmor.d")[0]
     assert Path(place).read_text() == PROFILE.read_text()
 
 

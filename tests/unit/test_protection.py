@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +10,7 @@ from sdbox.box import Box
 from sdbox.config import Configuration
 from sdbox.errors import InvalidConfiguration, InvalidDirective
 from sdbox.host import sockets
-from sdbox.plan.protection import ENGINES, MANAGERS, covers, entries, hides_home
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from sdbox.plan.protection import ENGINES, MANAGERS, OF_ROOT, covers, entries, hides_home
 
 HERE = (*MANAGERS, ENGINES[0])
 
@@ -113,6 +110,28 @@ def test_an_engine_that_is_bound_is_seen() -> None:
     assert hidden == set(HERE) - set(MANAGERS) - {ENGINES[0]}
     with pytest.raises(InvalidDirective, match="inaccessible"):
         entries(box, HERE, [f"{ENGINES[0]}/below"], ())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/var/snap/lxd/common/lxd/unix.socket",
+        "/var/snap/lxd/common/lxd-user/unix.socket",
+        "/var/snap/microk8s/common/run/containerd.sock",
+        "/run/k0s/containerd.sock",
+    ],
+)
+def test_engines_are_hidden_as_whole_directories(path: str) -> None:
+    hidden = {
+        place for mode, place, _ in entries(Box().directives, ENGINES, (), ()) if mode == "hide"
+    }
+    assert hidden.intersection(map(str, Path(path).parents))
+
+
+@pytest.mark.parametrize("path", ["/run/cups/cups.sock", "/run/wpa_supplicant/wlan0"])
+def test_what_serves_root_alone_is_hidden_as_a_whole_directory(path: str) -> None:
+    assert set(OF_ROOT).intersection(map(str, Path(path).parents))
+    assert not set(ENGINES).intersection(map(str, Path(path).parents))
 
 
 @pytest.mark.parametrize(

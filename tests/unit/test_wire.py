@@ -116,6 +116,15 @@ def test_what_was_sent_before_the_end_is_read_first(pair: Pair) -> None:
     assert wire.receive(theirs) == ([], [])
 
 
+def test_what_was_sent_before_an_end_without_reading_is_read_first(pair: Pair) -> None:
+    ours, theirs = pair
+    wire.send(ours, "unread")
+    wire.send(theirs, "last", "words")
+    theirs.close()
+    assert wire.receive(ours) == ([b"last", b"words"], [])
+    assert wire.receive(ours) == ([], [])
+
+
 def test_the_largest_message(pair: Pair) -> None:
     ours, theirs = pair
     wire.send(ours, b"x" * LARGEST)
