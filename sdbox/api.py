@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Unpack
 from sdbox.launcher import Launcher
 
 if TYPE_CHECKING:
-    from sdbox.host import Choice
     from sdbox.launch.planning import Command
     from sdbox.launcher import Options
     from sdbox.result import Result
+    from sdbox.systemd.endpoint import Choice
 
 
 def run(command: Command, *, manager: Choice = "auto", **options: Unpack[Options]) -> Result:

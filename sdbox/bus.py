@@ -21,10 +21,9 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sdbox import loop
+from sdbox import dial, loop
 from sdbox.errors import ConnectionLost, ManagerRefused, ManagerUnavailable
 from sdbox.record import record
-from sdbox.systemd import dial
 
 if TYPE_CHECKING:
     import asyncio

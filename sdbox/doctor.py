@@ -20,8 +20,9 @@ from sdbox.systemd import usermanager
 
 if TYPE_CHECKING:
     from sdbox.directives import Directive
-    from sdbox.host import Choice, Host
+    from sdbox.host.facts import Host
     from sdbox.result import Enforcement
+    from sdbox.systemd.endpoint import Choice
 
 # The last of what is used came with 5.14, cgroup.kill; process descriptors and mount_setattr
 # were there before.

@@ -14,7 +14,7 @@ from sdbox.journal import events
 from sdbox.kernel.pidfd import is_stopped
 from sdbox.management.memo import keep_result
 from sdbox.record import replaced
-from sdbox.usage import Meter
+from sdbox.usage.meter import Meter
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.journal import Journal
+    from sdbox.journal.writer import Journal
     from sdbox.kernel.kmsg import Victim
     from sdbox.launch.beginning import Launch
     from sdbox.launch.helper import Helper
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from sdbox.nesting.door import Door
     from sdbox.result import Result, Usage
     from sdbox.usage.series import Series
-    from sdbox.watch import Excess, Watch
     from sdbox.watch.disk import QuotaWatch
+    from sdbox.watch.limits import Excess, Watch
 
 # How long systemd may take to end a unit: it may be busy, be gone for a moment with its bus, or
 # wait for a process in uninterruptible sleep. Without it, only the last is waited for.
@@ -232,7 +232,7 @@ class Job:
     def _start_watches(self) -> None:
         if not self.plan.watched:
             return
-        from sdbox.watch import MemoryWatch, keep, watches_for
+        from sdbox.watch.limits import MemoryWatch, keep, watches_for
 
         for watch in watches_for(self.plan.watched, self._cgroup, self._inits):
             if isinstance(watch, MemoryWatch):
@@ -254,7 +254,7 @@ class Job:
         """See whether a job that has failed was at its limit, and its watch had not come to it."""
         if self._quota is None or self._excess is not None or not status:
             return
-        from sdbox.watch import Excess
+        from sdbox.watch.limits import Excess
 
         excess = self._quota.look()
         if isinstance(excess, Excess):

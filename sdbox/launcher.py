@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TextIO, TypedDict, Unpack
 
 from sdbox.box import Box
 from sdbox.errors import ManagerUnavailable
-from sdbox.host import host_of, locate
+from sdbox.host.facts import host_of
 from sdbox.journal.output import Outlets, opened_through
 from sdbox.journal.output import parse as parse_output
 from sdbox.launch.beginning import begin
@@ -24,20 +24,22 @@ from sdbox.launch.execution import execute
 from sdbox.launch.helper import Helper
 from sdbox.launch.planning import assigned, caller, encoded, held, plan_for, project_for
 from sdbox.plan.planner import new_id
+from sdbox.systemd.endpoint import locate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
 
-    from sdbox.host import Choice, Endpoint, Host
+    from sdbox.host.facts import Host
     from sdbox.job import Job
     from sdbox.launch.beginning import Launch
     from sdbox.launch.placing import Connection
     from sdbox.launch.planning import Command
     from sdbox.management.jobs import Jobs
     from sdbox.plan import Plan
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from sdbox.result import Result
+    from sdbox.systemd.endpoint import Choice, Endpoint
 
 
 class DetachOptions(TypedDict, total=False):

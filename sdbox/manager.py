@@ -11,7 +11,7 @@ from sdbox import loop
 from sdbox.bus import variant
 from sdbox.errors import ConnectionLost, LaunchFailed, ManagerRefused, TimedOut
 from sdbox.record import record
-from sdbox.systemd.peer import (
+from sdbox.systemd.calls import (
     FROZEN_BY_PARENT,
     JOB_FAILED,
     NO_SUCH_PROCESS,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from sdbox.plan.properties import OwnSlice, UnitProperty
+    from sdbox.properties import OwnSlice, UnitProperty
     from sdbox.systemd.line import Dial
 
 # Versions of systemd, from its sources at the tags.

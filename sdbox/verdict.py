@@ -14,7 +14,7 @@ from sdbox.values.names import format_signal
 if TYPE_CHECKING:
     from sdbox.kernel.kmsg import Victim
     from sdbox.plan import Plan
-    from sdbox.watch import Excess
+    from sdbox.watch.limits import Excess
 
 
 @record

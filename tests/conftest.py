@@ -21,14 +21,14 @@ from hypothesis import settings
 from sdbox import embedded
 from sdbox.cgroup import controllers
 from sdbox.errors import TimedOut
-from sdbox.host import booted, locate
 from sdbox.launcher import Launcher
+from sdbox.systemd.endpoint import booted, locate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from sdbox.host import Endpoint
     from sdbox.manager import Manager
+    from sdbox.systemd.endpoint import Endpoint
 
 CHECKOUT = Path(__file__).parent.parent
 # In the end, where it shadows nothing: what is tested is the sdbox that is installed.

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import sdbox
-from sdbox.host import booted
+from sdbox.systemd.endpoint import booted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

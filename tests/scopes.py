@@ -15,12 +15,12 @@ from sdbox.cgroup import Cgroup
 from sdbox.kernel.pidfd import pid_of
 from sdbox.management.memo import Memo, rewrite
 from sdbox.manager import Manager
-from sdbox.plan.properties import UnitProperty
+from sdbox.properties import UnitProperty
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from sdbox.host import Endpoint
+    from sdbox.systemd.endpoint import Endpoint
 
 _SECONDS = 120.0
 # With many more, systemd 252 is busy with what it has to tell of those that wait.

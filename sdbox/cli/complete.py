@@ -146,10 +146,10 @@ def _arguments(parser: argparse.ArgumentParser, before: Sequence[str]) -> list[s
 
 def _jobs(typed: str, before: Sequence[str]) -> Iterator[str]:
     """Ids of the jobs there are, but for those named already; units where one is begun."""
-    from sdbox import host
     from sdbox.management import groups
+    from sdbox.systemd.endpoint import find
 
-    endpoint = host.find("auto")
+    endpoint = find("auto")
     if endpoint is None:
         return
     for place in groups.places(endpoint.cgroup_root):

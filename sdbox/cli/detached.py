@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 from sdbox import loop, verdict
 from sdbox.cli.supervise import write_report
 from sdbox.errors import SdboxError
-from sdbox.host import Endpoint
 from sdbox.init import mounts, syscalls, wire
 from sdbox.init.service import enter
 from sdbox.launch.beginning import begin
@@ -37,6 +36,7 @@ from sdbox.launch.dialler import Dialler, connect
 from sdbox.launch.execution import execute
 from sdbox.launch.helper import Helper
 from sdbox.plan import Plan
+from sdbox.systemd.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from typing import NoReturn

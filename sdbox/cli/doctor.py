@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdbox.cli import table
-from sdbox.host import CHOICES
 from sdbox.record import values_of
+from sdbox.systemd.endpoint import CHOICES
 
 if TYPE_CHECKING:
     import argparse

@@ -15,19 +15,19 @@ from sdbox.cli import streams
 from sdbox.cli.signals import Signals, end_by
 from sdbox.cli.talk import complain, flushed
 from sdbox.errors import SdboxError
-from sdbox.host import find, locate
 from sdbox.init import wire
 from sdbox.launch.helper import Helper
+from sdbox.systemd.endpoint import find, locate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-    from sdbox.cpus import Claim
-    from sdbox.host import Endpoint
+    from sdbox.cpus.assignment import Claim
     from sdbox.init import helper as init
     from sdbox.result import Result
+    from sdbox.systemd.endpoint import Endpoint
 
 
 def run(words: Sequence[str]) -> int:

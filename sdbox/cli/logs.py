@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from sdbox import embedded, host
+from sdbox import embedded
 from sdbox.cli import naming
 from sdbox.cli.parser import layout
 from sdbox.errors import ManagerUnavailable, SdboxError
+from sdbox.systemd.endpoint import booted
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Become journalctl, or wait for it where it has to run inside the embedded manager."""
     names, more = _split(arguments.jobs)
     command = ["journalctl", *_options(arguments), *map("--unit={}".format, _units(names)), *more]
-    if arguments.manager == "system" or (arguments.manager == "auto" and host.booted()):
+    if arguments.manager == "system" or (arguments.manager == "auto" and booted()):
         return _become(command)
     manager = embedded.find()
     if manager is None:

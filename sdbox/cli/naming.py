@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdbox.cli.talk import complain
 from sdbox.errors import NoSuchJob, SdboxError
-from sdbox.host import MANAGERS
 from sdbox.management.verbs import no_such_job
+from sdbox.systemd.endpoint import MANAGERS
 
 if TYPE_CHECKING:
     import argparse

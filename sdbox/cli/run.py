@@ -10,13 +10,14 @@ from sdbox.cli.parser import Parser, bare, layout, opened
 from sdbox.cli.talk import complain
 from sdbox.directives import DIRECTIVES, OPTIONS
 from sdbox.errors import InvalidDirective
-from sdbox.host import CHOICES, host_of
+from sdbox.host.facts import host_of
 from sdbox.launch.planning import assigned, caller, held, plan_for, project_for
 from sdbox.plan.planner import new_id
 from sdbox.plan.protection import hides_home
 from sdbox.plan.scratch import hides
 from sdbox.record import record
 from sdbox.syntax.common import SPAN
+from sdbox.systemd.endpoint import CHOICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TextIO
 
-    from sdbox.cpus import Claim
+    from sdbox.cpus.assignment import Claim
     from sdbox.directives import Directive, Option
-    from sdbox.host import Endpoint, projects
+    from sdbox.host import projects
     from sdbox.launch.helper import Streams
     from sdbox.plan import Plan
     from sdbox.plan.planner import Caller
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
+    from sdbox.systemd.endpoint import Endpoint
 
 _INHERIT = "inherit"
 

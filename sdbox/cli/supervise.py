@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from sdbox.cli.relay import Relay
     from sdbox.cli.signals import Signals
-    from sdbox.host import Endpoint
     from sdbox.job import Job
     from sdbox.launch.helper import Helper
     from sdbox.result import Result
+    from sdbox.systemd.endpoint import Endpoint
 
 
 @record

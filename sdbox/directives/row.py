@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from sdbox.plan.properties import CgroupFile, UnitProperty, UnitType
+    from sdbox.properties import CgroupFile, UnitProperty, UnitType
     from sdbox.syntax import ListSyntax, Syntax
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from sdbox.plan.properties import CgroupFile, UnitProperty
+from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.values import INFINITY, Percent
 from sdbox.values.names import bitmask, format_cpus
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sdbox.plan import Plan
     from sdbox.result import Result, Usage
-    from sdbox.watch import Excess
+    from sdbox.watch.limits import Excess
 
     Fields = list[tuple[str, str]]
 

@@ -173,7 +173,7 @@ async def taken_in(streams: Sequence[socket.socket]) -> bool:
 
     Return whether it has in time. Everybody else must have let go of the streams, which are closed.
     """
-    from sdbox.journal import all_received
+    from sdbox.journal.writer import all_received
 
     for stream in streams:
         # A line from another process ends one that is unfinished, and an empty one is not kept

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from sdbox import loop
 from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError
 from sdbox.init import wire
-from sdbox.plan.properties import UnitProperty
+from sdbox.properties import UnitProperty
 from sdbox.record import replaced, values_of
-from sdbox.systemd.peer import UNIT_EXISTS
+from sdbox.systemd.calls import UNIT_EXISTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

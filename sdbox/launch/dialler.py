@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from sdbox import loop
 from sdbox.bus import Bus, Peer
 from sdbox.errors import SdboxError
-from sdbox.journal import Journal
+from sdbox.journal.writer import Journal
 from sdbox.launch.placing import Connection
 from sdbox.manager import Manager
 
 if TYPE_CHECKING:
     import asyncio
 
-    from sdbox.host import Endpoint
     from sdbox.launch.helper import Helper
+    from sdbox.systemd.endpoint import Endpoint
 
 # A manager under load takes its time; what hangs for longer is broken.
 _CALL_SECONDS = 60.0

@@ -6,24 +6,24 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from sdbox import loop, nesting
+from sdbox import loop
 from sdbox.errors import LaunchFailed, ManagerRefused, SdboxError
 from sdbox.kernel.pidfd import has_ended
 from sdbox.launch import placing
 from sdbox.launch.report import Report
 from sdbox.management.memo import remember
-from sdbox.plan import UNIT_TYPES, check_version
-from sdbox.systemd.peer import UNIT_EXISTS
+from sdbox.plan import UNIT_TYPES, check_version, slices
+from sdbox.systemd.calls import UNIT_EXISTS
 
 if TYPE_CHECKING:
     from sdbox.cgroup import Cgroup
-    from sdbox.host import Endpoint
     from sdbox.job import Job
-    from sdbox.journal import Journal
+    from sdbox.journal.writer import Journal
     from sdbox.launch.beginning import Launch
     from sdbox.launch.placing import Connection, Placed
     from sdbox.nesting.door import Door
     from sdbox.plan import Plan
+    from sdbox.systemd.endpoint import Endpoint
 
 # What hangs for longer is broken.
 _CALL_SECONDS = 60.0
@@ -79,7 +79,7 @@ def _refuse_twin(endpoint: Endpoint, plan: Plan) -> None:
 
 def _is_there(above: str, unit: str, job: str) -> bool:
     """Whether the cgroup at a path has a unit in it, or in the slice that its job has in there."""
-    own = nesting.slice_below(os.path.basename(above), job)
+    own = slices.slice_below(os.path.basename(above), job)
     return os.path.isdir(f"{above}/{unit}") or os.path.isdir(f"{above}/{own}/{unit}")
 
 
@@ -181,7 +181,7 @@ def _tell_failure(journal: Journal, plan: Plan, error: BaseException) -> None:
 def _read_back(plan: Plan, cgroup: Cgroup) -> None:
     """Make sure that the kernel has what was asked for. Raises Unenforceable."""
     if plan.files:
-        from sdbox.kernel import readback
+        from sdbox.systemd import readback
 
         readback.check(plan.unit, cgroup, plan.files, all_cpus=plan.cpus is not None)
     if plan.programs:

@@ -387,7 +387,7 @@ def _directories(fields: Sequence[bytes]) -> list[Private]:
 
 
 def _failure(fields: Sequence[bytes]) -> LaunchFailed:
-    from sdbox.launch.steps import launch_error
+    from sdbox.launch.failures import launch_error
 
     return launch_error(*fields[2:])
 

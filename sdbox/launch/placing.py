@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from sdbox.host import Endpoint
-    from sdbox.journal import Journal
+    from sdbox.journal.writer import Journal
     from sdbox.launch.helper import Helper
     from sdbox.manager import Manager
     from sdbox.plan import Plan
+    from sdbox.systemd.endpoint import Endpoint
 
 UPDATE = "Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258"
 
@@ -84,7 +84,7 @@ async def _use_the_wait(plan: Plan) -> None:
     import sdbox.job
 
     if plan.watched:
-        import sdbox.watch  # noqa: F401
+        import sdbox.watch.limits  # noqa: F401
 
 
 async def _undo(connection: Connection, plan: Plan, task: asyncio.Task[None]) -> None:

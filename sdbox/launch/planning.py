@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from sdbox.errors import InvalidDirective, Unenforceable
 from sdbox.host.users import look_up
-from sdbox.nesting import slice_path
 from sdbox.plan import scratch
 from sdbox.plan.planner import Caller, make_plan
 from sdbox.plan.privileges import CALL_FILTERS
+from sdbox.plan.slices import slice_path
 from sdbox.values import INFINITY
 
 TYPE_CHECKING = False
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.cpus import Claim
-    from sdbox.host import Endpoint, Host, projects
+    from sdbox.cpus.assignment import Claim
+    from sdbox.host import projects
+    from sdbox.host.facts import Host
     from sdbox.plan import Plan
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
+    from sdbox.systemd.endpoint import Endpoint
     from sdbox.values.devices import Rule
 
 Command = Sequence[str | bytes | os.PathLike[str]]
@@ -189,13 +191,13 @@ async def assigned(endpoint: Endpoint, box: Box, *, seconds: float = 0.0) -> Cla
             "AssignedCPUs: inside of a box there are no others to have than the box's own",
             hint="Assign them to the box, and give --cpu-affinity in it",
         )
-    from sdbox import cpus
+    from sdbox.cpus import assignment
 
-    return await cpus.claim(request, _usable(endpoint, box), seconds=seconds)
+    return await assignment.claim(request, _usable(endpoint, box), seconds=seconds)
 
 
 def _usable(endpoint: Endpoint, box: Box) -> frozenset[int]:
-    from sdbox.cpus import usable
+    from sdbox.cpus.assignment import usable
 
     given = box.directives
     place = endpoint.cgroup_root + slice_path(given.get("Slice", endpoint.slice))

@@ -133,7 +133,7 @@ class Report:
         wire.close(fds)
 
     def _on_error(self, fields: list[bytes], fds: list[int]) -> None:
-        from sdbox.launch.steps import launch_error
+        from sdbox.launch.failures import launch_error
 
         step, path, number = fields[1:4]
         error = launch_error(step, path, number, service=self._service)

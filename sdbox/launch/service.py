@@ -14,7 +14,7 @@ from sdbox.launch import placing
 from sdbox.launch.helper import PLACE
 from sdbox.launch.placing import Placed
 from sdbox.plan import properties_for
-from sdbox.plan.properties import UnitProperty
+from sdbox.properties import UnitProperty
 
 if TYPE_CHECKING:
     from sdbox.launch.beginning import Launch

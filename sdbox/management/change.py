@@ -13,8 +13,8 @@ from sdbox.values import INFINITY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sdbox.host import Host
-    from sdbox.plan.properties import CgroupFile, UnitProperty
+    from sdbox.host.facts import Host
+    from sdbox.properties import CgroupFile, UnitProperty
 
 # Of systemd's properties that are no limit, what its bus_unit_set_live_property() takes.
 _LIVE = ("Description",)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdbox.cgroup import Cgroup, CgroupError
 from sdbox.management.memo import Memo, recall
-from sdbox.nesting import owns
+from sdbox.plan.slices import owns
 from sdbox.record import record
 from sdbox.usage.memory import own_memory
 

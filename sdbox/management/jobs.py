@@ -12,16 +12,16 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 
-from sdbox import host
 from sdbox.bus import Bus, Peer
 from sdbox.host.users import user_name
-from sdbox.journal import Journal
+from sdbox.journal.writer import Journal
 from sdbox.kernel.pidfd import pid_of
 from sdbox.management import groups, verbs
 from sdbox.management.groups import Group, job_of
 from sdbox.management.verbs import Target, no_such_job
 from sdbox.manager import Manager
 from sdbox.record import record, values_of
+from sdbox.systemd.endpoint import find
 
 if TYPE_CHECKING:
     import signal
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.host import Choice, Endpoint
     from sdbox.management.memo import Memo
     from sdbox.management.verbs import Figures
     from sdbox.manager import UnitStatus
+    from sdbox.systemd.endpoint import Choice, Endpoint
 
 _CALL_SECONDS = 60.0
 _PATTERNS = tuple(f"{groups.PREFIX}*{suffix}" for suffix in groups.SUFFIXES)
@@ -133,7 +133,7 @@ class Jobs:
         return jobs
 
     async def __aenter__(self) -> Self:
-        endpoint = host.find(self._choice)
+        endpoint = find(self._choice)
         if endpoint is not None:
             try:
                 self._reached = await _reach(endpoint)

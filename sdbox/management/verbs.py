@@ -15,17 +15,18 @@ from sdbox.errors import (
     TimedOut,
     Unenforceable,
 )
-from sdbox.host import host_at
+from sdbox.host.facts import host_at
 from sdbox.journal import events
-from sdbox.kernel import readback
 from sdbox.management import groups
 from sdbox.management.change import make_change
 from sdbox.management.ending import report_of
 from sdbox.management.groups import job_of
 from sdbox.management.memo import recall, rewrite
-from sdbox.nesting import UNITS_OWN
+from sdbox.plan.slices import UNITS_OWN
 from sdbox.record import record, replaced, values_of
-from sdbox.systemd.peer import FROZEN_BY_PARENT, NO_SUCH_UNIT, UNIT_BUSY, UNIT_INACTIVE
+from sdbox.systemd import readback
+from sdbox.systemd.calls import NO_SUCH_UNIT, UNIT_BUSY, UNIT_INACTIVE
+from sdbox.systemd.frozen import refuse_frozen_above
 from sdbox.usage.memory import process_name
 from sdbox.values import INFINITY
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.journal import Journal
     from sdbox.journal.events import Fields
+    from sdbox.journal.writer import Journal
     from sdbox.manager import Manager
     from sdbox.result import Usage
 
@@ -202,29 +203,6 @@ def figures(target: Target) -> Figures:
             tasks=groups.tasks(cgroup),
             used=cgroup.usage(),
         )
-
-
-def refuse_frozen_above(unit: str, root: str, directory: str) -> None:
-    """Raise ManagerRefused where a unit can't be thawed, since a slice above it is frozen."""
-    above = frozen_slice(root, directory)
-    if above is not None:
-        # Up to systemd 255 the call would wait for what can't be.
-        raise ManagerRefused(
-            f"{unit}: it is frozen by its slice {above}",
-            name=FROZEN_BY_PARENT,
-            hint=f"Thaw the slice: systemctl thaw {above}",
-        )
-
-
-def frozen_slice(root: str, directory: str) -> str | None:
-    """Return the outermost slice above a job that is frozen."""
-    levels = directory.removeprefix(root).strip("/").split("/")[:-1]
-    for n in range(1, len(levels) + 1):
-        directory = "/".join((root, *levels[:n]))
-        with contextlib.suppress(SdboxError), Cgroup.open(directory) as cgroup:
-            if cgroup.value("cgroup.freeze"):
-                return levels[n - 1]
-    return None
 
 
 def sleepers(cgroup: Cgroup) -> list[int]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sdbox import nesting
 from sdbox.errors import ManagerRefused
 from sdbox.plan.planner import check_id
-from sdbox.plan.properties import OwnSlice, UnitProperty
+from sdbox.plan.slices import owns
+from sdbox.properties import OwnSlice, UnitProperty
 from sdbox.record import record
 from sdbox.syntax.limits import LEAST_MEMORY
 from sdbox.values import Refused
@@ -89,7 +89,7 @@ def _check_own(name: str, job: str, slices: Collection[str]) -> None:
     except Refused:
         raise refusal(f"slice {_shown(name)}") from None
     above = name.removesuffix(".slice").rpartition("-")[0] + ".slice"
-    if above not in slices or not nesting.owns(name, job):
+    if above not in slices or not owns(name, job):
         raise refusal(f"slice {_shown(name)}")
 
 

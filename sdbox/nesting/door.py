@@ -21,18 +21,19 @@ from sdbox.cgroup import Cgroup
 from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.kernel.credentials import peer_credentials
 from sdbox.kernel.pidfd import pid_in, pid_of
-from sdbox.nesting import bounds, mail, slice_path
+from sdbox.nesting import bounds, mail
 from sdbox.nesting.visitor import FEWER, Visitor, turn_away
+from sdbox.plan.slices import slice_path
 from sdbox.record import record
-from sdbox.systemd.peer import UNIT_EXISTS
+from sdbox.systemd.calls import UNIT_EXISTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import ClassVar
 
-    from sdbox.host import Endpoint
     from sdbox.manager import Manager
     from sdbox.plan import Plan
+    from sdbox.systemd.endpoint import Endpoint
 
 # Linux 6.5
 _SO_PEERPIDFD = 77
@@ -165,7 +166,7 @@ class Door:
 
     def refuse_frozen_above(self, unit: str) -> None:
         """Raise ManagerRefused where a unit is to be thawed that its slice keeps frozen."""
-        from sdbox.management.verbs import refuse_frozen_above
+        from sdbox.systemd.frozen import refuse_frozen_above
 
         refuse_frozen_above(unit, self.endpoint.cgroup_root, self.known[unit].cgroup)
 

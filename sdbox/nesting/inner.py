@@ -14,14 +14,14 @@ from sdbox.errors import ConnectionLost, LaunchFailed, ManagerUnavailable, Sdbox
 from sdbox.init import wire
 from sdbox.manager import Manager, UnitStatus
 from sdbox.nesting import bounds
-from sdbox.nesting.around import connected, value
+from sdbox.systemd.around import connected, value
 
 if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Callable, Sequence
 
-    from sdbox.plan.properties import OwnSlice, UnitProperty
+    from sdbox.properties import OwnSlice, UnitProperty
 
 _CALL_SECONDS = 60.0
 # The other side has a bound, too, and others share that.

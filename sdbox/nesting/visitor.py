@@ -14,7 +14,7 @@ from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError, TimedOu
 from sdbox.init import wire
 from sdbox.nesting import bounds, mail
 from sdbox.record import record
-from sdbox.systemd.peer import NO_SUCH_UNIT
+from sdbox.systemd.calls import NO_SUCH_UNIT
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from sdbox.nesting.door import Door
-    from sdbox.plan.properties import UnitProperty
+    from sdbox.properties import UnitProperty
 
 # What one of ours has under way at once is less.
 _MOST_REQUESTS = 60

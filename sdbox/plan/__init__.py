@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from sdbox.errors import Unenforceable
-from sdbox.plan.properties import CgroupFile, OwnSlice, UnitProperty
+from sdbox.properties import CgroupFile, OwnSlice, UnitProperty
 from sdbox.record import record, values_of
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from sdbox.result import Enforcement
 
 UNIT_TYPES: tuple[UnitType, ...] = ("scope", "service")

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.directives import Directive
-    from sdbox.host import Host
+    from sdbox.host.facts import Host
     from sdbox.host.users import Credentials
     from sdbox.plan.planner import Caller
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from sdbox.result import Enforcement
 
 

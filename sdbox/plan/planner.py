@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 
-from sdbox import nesting
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective
 from sdbox.messages import one_line
-from sdbox.plan import Plan, keeping, privileges, scratch
-from sdbox.plan.properties import UnitProperty
+from sdbox.plan import Plan, keeping, privileges, scratch, slices
 from sdbox.plan.spec import make_spec
+from sdbox.properties import UnitProperty
 from sdbox.record import record
 from sdbox.values import INFINITY
 
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.box import Box
-    from sdbox.host import Host
+    from sdbox.host.facts import Host
     from sdbox.host.users import Credentials
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from sdbox.result import Enforcement
     from sdbox.values import Percent
     from sdbox.values.devices import Rule
@@ -101,20 +100,20 @@ def make_plan(
     _check_images(kept)
     controlled = {n: v for n, v in kept.items() if DIRECTIVES[n].controller in host.controllers}
     unit = f"sdbox-{job}.{unit_type}"
-    above = nesting.slice_for(kept.get("Slice"), job, unit_type, host)
+    above = slices.slice_for(kept.get("Slice"), job, unit_type, host)
     described = {"Description": _description(job, command), **kept}
     properties = _properties(described, keeping.kept_as(unit_type, caller))
     own = None
     if kept.get("Nestable"):
-        own, properties = nesting.divided(
-            nesting.own_slice(above, own_name), job, _properties(kept, "scope"), properties
+        own, properties = slices.divided(
+            slices.own_slice(above, own_name), job, _properties(kept, "scope"), properties
         )
     within = own.name if own else above
     return Plan(
         job=job,
         unit=unit,
         unit_type=unit_type,
-        cgroup="" if host.manager == "none" else f"{nesting.slice_path(within)}/{unit}",
+        cgroup="" if host.manager == "none" else f"{slices.slice_path(within)}/{unit}",
         manager=host.manager,
         command=tuple(command),
         box=box.to_json(),

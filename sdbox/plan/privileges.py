@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sdbox.host.users import Credentials
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
 
     Operation = tuple[str, dict[str, Any]]
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from sdbox.host.users import Credentials
     from sdbox.plan.planner import Caller
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from sdbox.values import Bind, ResourceLimit, WorkingDirectory
 
     Mount = tuple[str, str, dict[str, Any]]

@@ -82,7 +82,7 @@ def _first_that_listens(bus: str, private: str) -> tuple[str, int]:
 
 def _part_well(sock: socket.socket) -> None:
     """Authenticate before hanging up: or systemd says in the journal that it was for nothing."""
-    from sdbox.systemd.dial import SASL
+    from sdbox.dial import SASL
 
     sock.settimeout(_ANSWER_SECONDS)
     with contextlib.suppress(OSError):

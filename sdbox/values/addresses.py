@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from sdbox.plan.properties import UnitProperty
+from sdbox.properties import UnitProperty
 from sdbox.values import WHITESPACE, Refused, as_text
 
 TYPE_CHECKING = False

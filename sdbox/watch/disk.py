@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sdbox.init import quota, syscalls
 from sdbox.messages import MEGABYTE, disk_message
-from sdbox.watch import LARGEST_SHARE, LONGEST_REST, SHORTEST_REST, Excess
+from sdbox.watch.limits import LARGEST_SHARE, LONGEST_REST, SHORTEST_REST, Excess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from sdbox import embedded
-from sdbox.host import locate
+from sdbox.systemd.endpoint import locate
 
 LIMIT = "64M"
 # It says when it is about to pass the limit, passes it, and stays there.

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdbox import embedded
-from sdbox.host import SYSTEM_BUS, booted
+from sdbox.systemd.endpoint import SYSTEM_BUS, booted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

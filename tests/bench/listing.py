@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sdbox import bus
-from sdbox.host import Endpoint, locate
 from sdbox.management import jobs
+from sdbox.systemd.endpoint import Endpoint, locate
 from tests.scopes import scopes
 
 _COMMAND = "import sys; sys.path.insert(0, {!r}); from sdbox.cli import entry; entry()"

@@ -13,8 +13,8 @@ import pytest
 
 from sdbox import embedded
 from sdbox.bus import Bus
-from sdbox.host import CGROUP_ROOT, SYSTEM_BUS, booted
 from sdbox.manager import Manager
+from sdbox.systemd.endpoint import CGROUP_ROOT, SYSTEM_BUS, booted
 from tests.pace import seconds
 
 if TYPE_CHECKING:

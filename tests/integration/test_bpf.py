@@ -12,7 +12,7 @@ from sdbox import embedded
 from sdbox.box import Box
 from sdbox.cgroup import Cgroup
 from sdbox.errors import Unenforceable
-from sdbox.host import host_of
+from sdbox.host.facts import host_of
 from sdbox.kernel import bpf
 from sdbox.launch.beginning import begin
 from sdbox.launch.planning import caller, plan_for
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdbox.plan import Plan
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from tests.conftest import Sdbox, Site
 
 FIREWALL = Box(IPAddressDeny="any")

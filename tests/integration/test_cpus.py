@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox import cpus
 from sdbox.box import Box
 from sdbox.cgroup import Cgroup
-from sdbox.cpus import topology
+from sdbox.cpus import assignment, topology
 from sdbox.cpus.holders import holders, settle
 from sdbox.cpus.register import ROOTS, Register
 from sdbox.errors import CPUsTaken, Unenforceable
@@ -96,8 +95,8 @@ class Place:
 
     async def claim(
         self, request: CPURequest = ONE, allowed: frozenset[int] = FOUR, *, seconds: float = 0.0
-    ) -> cpus.Claim:
-        return await cpus.claim(
+    ) -> assignment.Claim:
+        return await assignment.claim(
             request, allowed, seconds=seconds, registers=self.registers, sysfs=self.sysfs
         )
 
@@ -184,7 +183,7 @@ async def test_what_a_killed_launcher_had_is_free(place: Place) -> None:
 async def test_who_waits_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of a row of waiting ones is next as soon as the one before lets go."""
     # None looks by itself within the time that this waits for it.
-    monkeypatch.setattr(cpus, "_LOOK_ANYWAY_SECONDS", 2 * SECONDS)
+    monkeypatch.setattr(assignment, "_LOOK_ANYWAY_SECONDS", 2 * SECONDS)
     claim = await place.claim(CPURequest(count=4))
     waiting = [
         asyncio.create_task(place.claim(CPURequest(count=3), seconds=2 * SECONDS)) for _ in range(5)
@@ -203,7 +202,7 @@ async def test_who_need_not_wait_has_nothing_told(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of which a user may have no more than 128 at a time, whatever for."""
-    monkeypatch.setattr(cpus, "Inotify", _too_many(errno.EMFILE))
+    monkeypatch.setattr(assignment, "Inotify", _too_many(errno.EMFILE))
     claim = await place.claim(CPURequest(count=4))
     with pytest.raises(CPUsTaken):
         await place.claim()
@@ -214,8 +213,8 @@ async def test_who_need_not_wait_has_nothing_told(
 async def test_who_can_have_nothing_told_looks_by_himself(
     place: Place, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(cpus, "Inotify", _too_many(number))
-    monkeypatch.setattr(cpus, "_LOOK_UNTOLD_SECONDS", 0.01)
+    monkeypatch.setattr(assignment, "Inotify", _too_many(number))
+    monkeypatch.setattr(assignment, "_LOOK_UNTOLD_SECONDS", 0.01)
     claim = await place.claim(CPURequest(count=4))
     waiting = asyncio.create_task(place.claim(seconds=SECONDS))
     await asyncio.sleep(0)

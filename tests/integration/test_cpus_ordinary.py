@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox.cpus.register import ROOTS
-from sdbox.host import Endpoint
+from sdbox.systemd.endpoint import Endpoint
 from tests.conftest import MARK, SECONDS, Sdbox
 from tests.integration.test_user_manager import ENDPOINT
 from tests.ordinary import (

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sdbox.launcher import Options
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from tests.conftest import Sdbox
 
 # Of no driver (Documentation/admin-guide/devices.txt: for local use). Who is allowed to open it is

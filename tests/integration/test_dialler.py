@@ -10,15 +10,15 @@ import pytest
 
 from sdbox import loop
 from sdbox.errors import ManagerUnavailable
-from sdbox.host import locate
 from sdbox.launch.dialler import Dialler, connect
 from sdbox.launch.helper import Helper
 from sdbox.record import replaced
+from sdbox.systemd.endpoint import locate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from sdbox.host import Endpoint
+    from sdbox.systemd.endpoint import Endpoint
     from tests.conftest import Site
 
     Run = Callable[[Awaitable[None]], None]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox.watch import Excess
 from sdbox.watch.disk import DiskWatch, TooMuch, walk
+from sdbox.watch.limits import Excess
 from tests.conftest import MARK, SECONDS
 from tests.waiting import waiting
 

@@ -23,8 +23,8 @@ import pytest
 import sdbox as api
 from sdbox import embedded
 from sdbox.errors import ManagerUnavailable
-from sdbox.host import at_embedded
 from sdbox.systemd import line
+from sdbox.systemd.endpoint import at_embedded
 from tests.conftest import Sdbox, private_directories
 from tests.pace import seconds, times
 from tests.waiting import wait_until, waiting
@@ -32,7 +32,7 @@ from tests.waiting import wait_until, waiting
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from tests.conftest import Running
 
     Gone = Callable[["Private"], None]

@@ -20,16 +20,18 @@ import pytest
 from sdbox import loop
 from sdbox.box import Box
 from sdbox.errors import SdboxError
-from sdbox.host import JOURNAL, SYSTEM_BUS, Endpoint, host_of
-from sdbox.journal import Journal, events
+from sdbox.host.facts import host_of
+from sdbox.journal import events
 from sdbox.journal.events import EVENTS
 from sdbox.journal.output import Outlets, opened_through, parse
+from sdbox.journal.writer import Journal
 from sdbox.launch.beginning import begin
 from sdbox.launch.dialler import Dialler, connect
 from sdbox.launch.execution import execute
 from sdbox.launch.helper import Helper
 from sdbox.launch.planning import caller, plan_for
 from sdbox.launcher import Launcher
+from sdbox.systemd.endpoint import JOURNAL, SYSTEM_BUS, Endpoint
 from tests.pace import seconds
 
 if TYPE_CHECKING:

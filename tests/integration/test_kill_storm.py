@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sdbox.job import Job
     from sdbox.manager import Manager
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
     from tests.conftest import Sdbox
 
     Killer = Callable[[Job, Sdbox], Awaitable[None]]

@@ -15,9 +15,9 @@ import pytest
 from sdbox.bus import MAX_CALLS
 from sdbox.cgroup import Cgroup
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, TimedOut
-from sdbox.plan.properties import UnitProperty
-from sdbox.systemd import peer as systemd
-from sdbox.systemd.peer import MINIMUM_VERSION, SYSTEMD
+from sdbox.properties import UnitProperty
+from sdbox.systemd import calls as systemd
+from sdbox.systemd.calls import MINIMUM_VERSION, SYSTEMD
 from tests.integration.conftest import connected
 from tests.pace import seconds
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdbox.host import booted
 from sdbox.init.nest import DIRECTORY
 from sdbox.plan.protection import LOCKS
+from sdbox.systemd.endpoint import booted
 from tests.pace import seconds
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import pytest
 
 from sdbox.box import Box
 from sdbox.errors import NoSuchJob, Unenforceable
-from sdbox.host import Endpoint
 from sdbox.launcher import Launcher
+from sdbox.systemd.endpoint import Endpoint
 from tests.conftest import MARK, SECONDS, Sdbox, private_directories, processes_with, wait_for_end
 from tests.ordinary import (
     AS_NOBODY,

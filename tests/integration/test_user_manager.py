@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sdbox.host import Endpoint
+from sdbox.systemd.endpoint import Endpoint
 from tests.conftest import (
     CHECKOUT,
     MARK,

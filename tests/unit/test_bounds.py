@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from sdbox import nesting
 from sdbox.box import Box
 from sdbox.errors import InvalidDirective, ManagerRefused, SdboxError, Unenforceable
-from sdbox.host import Host
+from sdbox.host.facts import Host
 from sdbox.nesting import bounds
-from sdbox.plan import Plan
+from sdbox.plan import Plan, slices
 from sdbox.plan.planner import Caller, make_plan
-from sdbox.plan.properties import UnitProperty
+from sdbox.properties import UnitProperty
 
 OUTSIDE = Host(
     manager="system",
@@ -52,9 +51,9 @@ def names(properties: tuple[UnitProperty, ...]) -> set[str]:
     ],
 )
 def test_a_slice_is_called_by_its_job(above: str, name: str, slice_name: str) -> None:
-    assert nesting.own_slice(above, name) == slice_name
-    assert nesting.slice_path(slice_name).startswith(nesting.slice_path(above) + "/")
-    assert nesting.owns(slice_name, name)
+    assert slices.own_slice(above, name) == slice_name
+    assert slices.slice_path(slice_name).startswith(slices.slice_path(above) + "/")
+    assert slices.owns(slice_name, name)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_a_slice_is_called_by_its_job(above: str, name: str, slice_name: str) ->
     ],
 )
 def test_whose_slice_it_is_shows_in_its_name(slice_name: str, job: str, expected: bool) -> None:
-    assert nesting.owns(slice_name, job) is expected
+    assert slices.owns(slice_name, job) is expected
 
 
 def test_limits_are_the_slices_and_the_rest_the_units() -> None:

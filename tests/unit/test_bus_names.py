@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdbox.bus import Match, variant
+from sdbox.dial import socket_name
 from sdbox.errors import ManagerRefused, ManagerUnavailable
 from sdbox.manager import unit_path
-from sdbox.systemd.dial import socket_name
-from sdbox.systemd.peer import version_number
+from sdbox.systemd.calls import version_number
 
 
 @pytest.mark.parametrize(

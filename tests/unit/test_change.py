@@ -6,7 +6,7 @@ import pytest
 
 from sdbox.box import Box
 from sdbox.errors import Unenforceable
-from sdbox.host import Host
+from sdbox.host.facts import Host
 from sdbox.management.change import changeable, make_change
 from sdbox.values import INFINITY
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdbox.directives import DIRECTIVES, OPTIONS, Directive, find, option_value
 from sdbox.errors import InvalidDirective
-from sdbox.plan.properties import CgroupFile, UnitProperty
+from sdbox.properties import CgroupFile, UnitProperty
 from sdbox.syntax import ListSyntax
 from sdbox.values import (
     INFINITY,

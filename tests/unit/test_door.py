@@ -17,8 +17,9 @@ import pytest
 from sdbox import loop
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.init import wire
-from sdbox.nesting import around, door, inner
+from sdbox.nesting import door, inner
 from sdbox.nesting.door import Door
+from sdbox.systemd import around
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdbox.box import Box
-from sdbox.host import Host
+from sdbox.host.facts import Host
 from sdbox.journal import events
 from sdbox.journal.events import EVENTS, FIGURES
 from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced, values_of
 from sdbox.result import Result, Usage
-from sdbox.watch import Excess
+from sdbox.watch.limits import Excess
 
 if TYPE_CHECKING:
     from sdbox.journal.events import Fields

@@ -26,12 +26,12 @@ LAYERS = {
     "init": ["init."],
     "pure": [
         "box", "directives.", "errors", "journal.events", "management.change",
-        "management.jsontext", "messages", "nesting", "nesting.bounds", "plan.", "record",
+        "management.jsontext", "messages", "nesting.bounds", "plan.", "properties", "record",
         "result", "syntax.", "values.", "verdict",
     ],
     "systems": [
-        "bus", "cgroup", "config", "cpus.", "embedded.", "host.", "journal.", "kernel.", "loop.",
-        "management.", "manager", "nesting.", "roots", "systemd.", "usage.", "watch.",
+        "bus", "cgroup", "config", "cpus.", "dial", "embedded.", "host.", "journal.", "kernel.",
+        "loop.", "management.", "manager", "nesting.", "roots", "systemd.", "usage.", "watch.",
     ],
     "launcher": ["api", "doctor", "job", "launch.", "launcher"],
     "edges": ["", "__main__", "cli."],
@@ -140,6 +140,16 @@ def test_the_package_imports_nothing_at_once() -> None:
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {module: own(module) - {""} for module in modules()}
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(modules())
+
+
+def test_no_folder_imports_itself_by_way_of_others() -> None:
+    graph: dict[str, set[str]] = {}
+    for module in modules():
+        folder = module.partition(".")[0]
+        others = {name.partition(".")[0] for name in own(module) - {""}}
+        graph.setdefault(folder, set()).update(others - {folder})
+    assert {"cli", "launch", "kernel", "bus"} <= graph.keys()
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
 
 
 @pytest.mark.parametrize("module", sorted(modules()))

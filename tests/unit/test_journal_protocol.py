@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdbox.errors import InvalidDirective
-from sdbox.journal import encoded
 from sdbox.journal.output import Output, parse, stream_header
+from sdbox.journal.writer import encoded
 
 FIRST = string.ascii_uppercase
 NAMES = st.builds(

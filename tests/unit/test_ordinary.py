@@ -14,7 +14,8 @@ from sdbox import doctor
 from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import LaunchFailed, Unenforceable
-from sdbox.host import Host, userns
+from sdbox.host import userns
+from sdbox.host.facts import Host
 from sdbox.host.users import Credentials
 from sdbox.init import syscalls, wire
 from sdbox.launch.report import Report
@@ -26,7 +27,7 @@ from tests.unit.test_directives import EXAMPLES
 
 if TYPE_CHECKING:
     from sdbox.plan import Plan
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
 
 PACKAGING = Path(__file__).parent.parent.parent / "packaging"
 PROFILE = PACKAGING / "apparmor/sdbox"

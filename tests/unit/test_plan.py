@@ -11,18 +11,18 @@ import pytest
 from sdbox.box import Box
 from sdbox.directives import DIRECTIVES
 from sdbox.errors import InvalidDirective, Unenforceable
-from sdbox.host import Host
+from sdbox.host.facts import Host
 from sdbox.host.users import Credentials
-from sdbox.nesting import slice_path
 from sdbox.plan import Plan, check_version, properties_for
 from sdbox.plan.keeping import keeper
 from sdbox.plan.planner import Caller, check_id, make_plan, new_id
+from sdbox.plan.slices import slice_path
 from sdbox.record import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
 
 GIB = 1 << 30
 ALL = frozenset({"cpu", "cpuset", "io", "memory", "pids"})

@@ -13,7 +13,7 @@ from sdbox.plan.privileges import as_root, as_user, check
 from sdbox.values import capabilities
 
 if TYPE_CHECKING:
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
 
 ALL = capabilities.ALL
 CHOWN, KILL, BPF = 1, 1 << 5, 1 << 39

@@ -9,8 +9,8 @@ import pytest
 
 from sdbox.cgroup import Cgroup
 from sdbox.errors import Unenforceable
-from sdbox.kernel import readback
-from sdbox.plan.properties import CgroupFile
+from sdbox.properties import CgroupFile
+from sdbox.systemd import readback
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdbox.box import Box
 from sdbox.errors import SdboxError
-from sdbox.host import Host
+from sdbox.host.facts import Host
 from sdbox.plan.planner import Caller, make_plan
 from sdbox.usage.series import Sample, Series, read_series
 

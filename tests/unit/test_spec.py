@@ -20,7 +20,7 @@ from sdbox.record import replaced
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sdbox.plan.properties import UnitType
+    from sdbox.properties import UnitType
 
 CALLER = Caller(
     environment={b"HOME": b"/home/caller", b"PATH": b"/bin", b"RAW": b"\xff"},

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from sdbox.box import Box
-from sdbox.host import Host
+from sdbox.host.facts import Host
 from sdbox.kernel.kmsg import Victim
 from sdbox.plan.planner import Caller, make_plan
 from sdbox.record import replaced
 from sdbox.result import REPORT_FIELDS, Reason, Result, Usage
 from sdbox.verdict import Ending, launch_failed, result
-from sdbox.watch import Excess
+from sdbox.watch.limits import Excess
 
 if TYPE_CHECKING:
     from sdbox.plan import Plan

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sdbox.cgroup import Cgroup
-    from sdbox.plan.properties import CgroupFile
+    from sdbox.properties import CgroupFile
 
 _CPUS, _GRANTED = "cpuset.cpus", "cpuset.cpus.effective"
 

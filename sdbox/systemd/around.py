@@ -13,7 +13,7 @@ from sdbox import errors
 from sdbox.errors import ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.init import wire
 from sdbox.init.nest import sockets
-from sdbox.nesting import slice_path
+from sdbox.plan.slices import slice_path
 
 # The other side answers at once, unless it is frozen, and then so is this one.
 _HELLO_SECONDS = 60
