@@ -46,7 +46,13 @@ def _place_refused(step: str, place: str, code: int) -> LaunchFailed:
     return LaunchFailed(f"{_PLACES[step]}: {error.message}", hint=hint)
 
 
+# By systemd.exec(5), with a - in front. (BindReadOnlyPaths is one step with BindPaths.)
+_MAY_BE_MISSING = ("BindPaths", "InaccessiblePaths", "ReadOnlyPaths", "ReadWritePaths")
+
 _HINTS = {
+    ("RootDirectory", errno.ENOENT): "Make it, or name another, or one of `sdbox roots`",
+    ("RootDirectory", errno.ENOTDIR): "Name a directory; `--image` mounts what is in a file",
+    ("mount", errno.ENOENT): "Nothing can be made there: choose another place for it",
     ("setns", errno.EPERM): (
         "An ordinary user's service is in the namespaces of his systemd: leave out --service and"
         " --detach, or start it from there"
@@ -79,7 +85,7 @@ _HINTS = {
     ("CapabilityBoundingSet", errno.EPERM): "Only root may give up capabilities one by one",
     ("SystemCallFilter", errno.EACCES): "It needs NoNewPrivileges, or root",
     **dict.fromkeys(
-        ((name, errno.ENOENT) for name in ("InaccessiblePaths", "ReadOnlyPaths", "ReadWritePaths")),
+        ((name, errno.ENOENT) for name in _MAY_BE_MISSING),
         "Write - in front of a path that may be missing",
     ),
     ("User", errno.EPERM): "Only root may start a job as another user",

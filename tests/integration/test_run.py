@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -179,10 +180,12 @@ def test_a_script_whose_interpreter_is_not_there(sdbox: Sdbox, tmp_path: Path) -
         ("-pNonsense=1", "Nonsense"),
         ("-pMemoryMax", "MemoryMax"),
         ("--root=/nonexistent", "/nonexistent"),
+        ("--root=/etc/passwd", "/etc/passwd"),
         ("--root=relative", "relative"),
         ("--chdir=/nonexistent", "/nonexistent"),
         ("--bind=/nonexistent", "/nonexistent"),
         ("--bind-ro=/etc:/mnt:bogus", "bogus"),
+        ("--bind-ro=/etc:/proc/place", "/proc/place"),
         ("--user=no-such-user", "no-such-user"),
         ("--group=no-such-group", "no-such-group"),
         ("--slice=no-slice", "no-slice"),
@@ -204,6 +207,8 @@ def test_what_is_refused_is_refused_in_one_line(
     assert done.err.startswith("sdbox: ")
     assert done.err.count("\n") == 1
     assert named in done.err
+    # After what is wrong comes the remedy, a sentence of its own.
+    assert re.search(r"[^.]\. [`\w]", done.err)
     assert not trace.exists()
 
 
