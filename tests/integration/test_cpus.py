@@ -49,7 +49,8 @@ ONE = CPURequest(count=1)
 LAUNCHER = """
 import os, sys
 sys.path[:] = {path!r}
-from sdbox import cpus, loop
+from sdbox import loop
+from sdbox.cpus import assignment
 from sdbox.errors import CPUsTaken
 from sdbox.cpus.register import Register
 from sdbox.values import CPURequest
@@ -58,7 +59,7 @@ for line in sys.stdin:
     here = Register(directory={directory!r}, owner=os.getuid())
     places = {{"registers": [here], "sysfs": {sysfs!r}}}
     try:
-        claim = loop.run(cpus.claim(asked, frozenset(range(4)), **places))
+        claim = loop.run(assignment.claim(asked, frozenset(range(4)), **places))
     except CPUsTaken:
         print("none", flush=True)
         continue

@@ -59,7 +59,7 @@ ERR, WARNING, INFO = "3", "4", "6"
 # The command with another place for the journal's sockets: one where there is no journal.
 WITHOUT_JOURNAL = """
 import sys; sys.path.insert(0, sys.argv.pop(1))
-from sdbox import host; host.JOURNAL = sys.argv.pop(1)
+from sdbox.systemd import endpoint; endpoint.JOURNAL = sys.argv.pop(1)
 from sdbox.cli import main; sys.exit(main())
 """
 
