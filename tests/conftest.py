@@ -207,7 +207,9 @@ class Sdbox:
         """Start `sdbox run WORDS…`, which is killed in the end if it still runs."""
         job = self.new_id()
         given: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        given |= {"cwd": ELSEWHERE, **_marked(options, job)}
+        # In a process group that has a parent outside: where nobody sees to a group of which some
+        # are stopped, the kernel sends SIGHUP to all of it, and it may be these tests'.
+        given |= {"cwd": ELSEWHERE, "process_group": 0, **_marked(options, job)}
         process: subprocess.Popen[bytes] = subprocess.Popen(
             [*self.command, "run", f"--id={job}", *self.options, *words], bufsize=0, **given
         )

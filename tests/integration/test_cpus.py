@@ -532,9 +532,7 @@ def test_a_payload_that_nobody_sees_to_keeps_its_cpu(sdbox: Sdbox) -> None:
     """Supervisor, helper and init are killed in one moment; the payload is not, and lives on."""
     # Nothing but the payload itself is left of it when it says that.
     script = f"echo $({SHOW}); read line; exec sleep 600"
-    # In a process group that has a parent outside: where nobody sees to a group of which some are
-    # stopped, the kernel sends SIGHUP to all of it, and it may be these tests'.
-    running = sdbox.start_sh(script, *ASK_FOR_ONE, process_group=0)
+    running = sdbox.start_sh(script, *ASK_FOR_ONE)
     cpu = int(running.line())
     members = sdbox.members(running.id)
     helper = int(_children(running.pid))
