@@ -78,7 +78,7 @@ def test_it_goes_to_the_payload_alone(sdbox: Sdbox) -> None:
 
 def test_a_stop_and_a_continuation(sdbox: Sdbox) -> None:
     # A process group that its parent could continue: any other the kernel does not stop.
-    job = sdbox.start("--", "cat", process_group=0)
+    job = sdbox.start("--", "cat")
     job.send(b"one\n")
     assert job.line() == "one"
     _, cat = sdbox.members(job.id)
@@ -93,7 +93,7 @@ def test_a_stop_and_a_continuation(sdbox: Sdbox) -> None:
 
 def test_a_payload_that_minds_a_stop_goes_on(sdbox: Sdbox) -> None:
     """And so does sdbox, or the next signal would not arrive."""
-    job = sdbox.start("--", sys.executable, "-ISc", WAITER, "TSTP", "USR1", process_group=0)
+    job = sdbox.start("--", sys.executable, "-ISc", WAITER, "TSTP", "USR1")
     assert job.line() == "up"
     for name in ("SIGTSTP", "SIGUSR1", "SIGTSTP"):
         job.signal(signal.Signals[name])
