@@ -43,7 +43,9 @@ def make_change(change: Box, before: Mapping[str, Any], host: Host, systemd_vers
     for name in (*change.directives, *change.resets):
         _check(name, host)
     _check_version(change, systemd_version)
-    merged = _known(before).merge(change)
+    known = _known(before)
+    _check_cpus(change, known)
+    merged = known.merge(change)
     totals = {"memory": host.memory_total_bytes, "tasks": host.tasks_total}
     values: dict[str, Any] = dict.fromkeys(change.resets, ())
     values |= change.resolve(totals).directives
@@ -73,6 +75,16 @@ def _check_version(change: Box, systemd_version: int) -> None:
             raise Unenforceable(
                 f"{name}: systemd {systemd_version} can't set it", hint=f"It needs systemd {needed}"
             )
+
+
+def _check_cpus(change: Box, before: Box) -> None:
+    """Leave a job on the CPUs that it holds: others may hold those that are asked for."""
+    changed = {*change.directives, *change.resets}
+    if "AllowedCPUs" in changed and "AssignedCPUs" in before.directives:
+        raise Unenforceable(
+            "AllowedCPUs: the job has CPUs of its own, by AssignedCPUs",
+            hint="`sdbox cpus` tells which; others take another job",
+        )
 
 
 def _check(name: str, host: Host) -> None:

@@ -91,6 +91,13 @@ def test_what_is_watched_is_the_supervisors() -> None:
         make_change(Box(MemoryHigh="1M"), {}, host("cpu"), 257)
 
 
+@pytest.mark.parametrize("box", [Box(AllowedCPUs=[0]), Box(AllowedCPUs="")])
+def test_a_job_stays_on_the_cpus_that_it_holds(box: Box) -> None:
+    with pytest.raises(Unenforceable, match="AllowedCPUs: the job has CPUs of its own"):
+        make_change(box, {"AssignedCPUs": "2"}, host(), 257)
+    assert make_change(box, {}, host(), 257)
+
+
 def test_what_systemd_is_too_old_for() -> None:
     assert properties(Box(CPUWeight="idle"), version=252) == {"CPUWeight": 0}
     with pytest.raises(Unenforceable, match="252"):
