@@ -240,7 +240,7 @@ def test_it_is_told_who_keeps_it(sdbox: Sdbox) -> None:
         (["-p", "DeviceAllow=/dev/block/7:1048576"], "DeviceAllow: /dev/block/7:1048576: no dev"),
         (["-p", "DeviceAllow=char-010"], "DeviceAllow: char-010: no such devices"),
         (["-p", "DeviceAllow=char-no-such"], "DeviceAllow: char-no-such: no such devices"),
-        (["--gpus=4711"], "GPUs: there is no GPU 4711: this machine has "),
+        (["--gpus=1000"], "GPUs: there is no GPU 1000: this machine has "),
         (["--gpus="], "--gpus: "),
     ],
 )
