@@ -24,9 +24,8 @@ _FAULTS = {
     errno.EPERM: ("is not root's", "chown root {place}"),
     errno.EACCES: (
         "may be written to by others than root",
-        # Not the one alone: it may be /tmp.
-        "Take one that only root can change, as below /srv; or, if nobody needs that, chmod go-w"
-        " {place}",
+        # Not the latter alone: it may be /tmp.
+        "Take one that only root can change, as below /srv, or chmod go-w {place}",
     ),
     errno.ENOENT: ("is not there", "Make it, or mend [roots] in the configuration"),
     errno.ENOTDIR: ("is not a directory", "Mend [roots] in the configuration"),

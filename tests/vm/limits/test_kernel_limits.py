@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from operator import truediv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1 << 20
 HOG = "b = bytearray(300 << 20); print('has it all')"
-# Takes all the CPU time that it can get, from the moment on that it is told, or now, and says how
-# much that was in each of so many seconds.
+# Takes all the CPU time that it can get, for so many seconds, from the moment on that it is told,
+# or now, and says how much that was.
 BURNER = """
 import sys, time
 print("up", flush=True)
@@ -36,8 +34,8 @@ def used_at(moment):
     while time.monotonic() < moment:
         pass
     return time.process_time()
-used = [used_at(start + second) for second in range(int(sys.argv[1]) + 1)]
-print(*(after - before for before, after in zip(used, used[1:])))
+before = used_at(start)
+print(used_at(start + float(sys.argv[1])) - before)
 """
 # Grows by a megabyte at a time until that takes far longer than it should, or it has so many.
 GROWER = """
@@ -189,32 +187,15 @@ except BlockingIOError:
 
 def test_a_quota_of_half_a_cpu(sdbox: Sdbox) -> None:
     done = sdbox.run("--cpu-quota=50%", "--", *python, BURNER, "5", report=True)
-    assert sum(map(float, done.out.split()[1:])) / 5 == pytest.approx(0.5, abs=0.05)
+    assert float(done.out.split()[1]) / 5 == pytest.approx(0.5, abs=0.05)
     assert done.account["cpu_throttled_seconds"] > 1
 
 
-@pytest.fixture
-def _others_awake() -> Iterator[None]:
-    """Have all CPUs but the first at work.
-
-    A group's share of a CPU is by what load it has on all of them, and of one that sleeps the
-    kernel may not have seen yet that there is none any more.
-    """
-    spin = (sys.executable, "-ISc", "while True: pass")
-    others = [
-        subprocess.Popen(("taskset", "--cpu-list", str(cpu), *spin))
-        for cpu in sorted(os.sched_getaffinity(0))[1:]
-    ]
-    yield
-    for process in others:
-        process.kill()
-        process.wait()
-
-
-@pytest.mark.usefixtures("_others_awake")
 def test_weights_share_a_cpu(sdbox: Sdbox) -> None:
+    # An emulated processor on a busy machine may run one of them for a second on end.
+    length = str(seconds(3))
     jobs = [
-        sdbox.start("--allowed-cpus=0", f"--cpu-weight={weight}", "--", *python, BURNER, "5")
+        sdbox.start("--allowed-cpus=0", f"--cpu-weight={weight}", "--", *python, BURNER, length)
         for weight in (100, 300)
     ]
     assert [job.line() for job in jobs] == ["up", "up"]
@@ -222,10 +203,8 @@ def test_weights_share_a_cpu(sdbox: Sdbox) -> None:
     start = time.monotonic() + seconds(0.5)
     for job in jobs:
         job.send(f"{start}\n".encode())
-    light, heavy = (list(map(float, job.end().out.split())) for job in jobs)
-    # Of these one may be when an emulated processor stood still: who ran then has used it all.
-    shares = statistics.median(map(truediv, heavy, light))
-    assert shares == pytest.approx(3, rel=0.15), f"{light} and {heavy} seconds"
+    light, heavy = (float(job.end().out) for job in jobs)
+    assert heavy / light == pytest.approx(3, rel=0.15)
 
 
 def test_allowed_cpus_can_not_be_undone(sdbox: Sdbox) -> None:
