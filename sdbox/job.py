@@ -349,10 +349,13 @@ class Job:
         """Return the usage with what systemd may have been too quick to leave in the cgroup.
 
         It kills all of a unit that is out of memory, init too, and removes the cgroup. Then only
-        the kernel's log tells that the job had come to its limit; how often, it does not.
+        the kernel's log tells that the job had come to its limit, which may be root's to read, and
+        what its slice has counted; how often, neither does.
         """
         kept = self.plan.enforcement.get("MemoryMax") == "kernel"
-        if usage.oom_kills or not kept or not self._cgroup.is_gone or self._victim() is None:
+        if usage.oom_kills or not kept or not self._cgroup.is_gone:
+            return usage
+        if self._victim() is None and not self._meter.missed_a_kill:
             return usage
         return replaced(usage, oom_kills=1, memory_peak_bytes=self.plan.memory_limit_bytes)
 
@@ -373,6 +376,7 @@ class Job:
         return status is None and not self._killed and wall_seconds >= limit
 
     def _close(self) -> None:
+        self._meter.close()
         self._report.close()
         if self._quota is not None:
             self._quota.close()

@@ -44,12 +44,41 @@ class Meter:
         self._sampled_peak: int | None = None
         self._last = Usage()
         self._first_limit = self._limit = cgroup.read("memory.max")
+        # Of the slice that the job is in, which outlives it.
+        self._above = -1
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_CLOEXEC
+            self._above = os.open("../memory.events", flags, dir_fd=cgroup.fd)
+        self._kills_above = self._count_above()
+
+    def close(self) -> None:
+        """Let go of it. Figures that are known stay so."""
+        if self._above >= 0:
+            os.close(self._above)
+            self._above = -1
 
     def memory_limit(self, planned: int | None) -> int | None:
         """The memory limit of the job: the planned one, unless somebody has changed it since."""
         if self._limit is None or self._limit == self._first_limit:
             return planned
         return None if self._limit == "max" else int(self._limit)
+
+    @property
+    def missed_a_kill(self) -> bool:
+        """Whether, since the last look at the job's cgroup, memory ran out somewhere in its slice.
+
+        systemd may have removed the cgroup, with what the kernel has counted in it.
+        """
+        return self._cgroup.is_gone and self._count_above() > self._kills_above
+
+    def _count_above(self) -> int:
+        """Return how many have been killed for memory in the slice so far."""
+        if self._above < 0:
+            return 0
+        with contextlib.suppress(OSError):
+            lines = os.pread(self._above, 4096, 0).splitlines()
+            return int(dict(line.split() for line in lines).get(b"oom_kill", 0))
+        return 0
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -64,7 +93,11 @@ class Meter:
 
     def read(self) -> Usage:
         """Read all figures; those that can't be read any more stay as they were."""
+        # Before, or a kill between the two would be nobody's.
+        above = self._count_above()
         usage = self._cgroup.usage()
+        if not self._cgroup.is_gone:
+            self._kills_above = above
         self._limit = self._cgroup.read("memory.max") or self._limit
         self._sample_own_memory()
         usage = replaced(usage, memory_peak_bytes=self._own_peak(usage))
