@@ -267,37 +267,39 @@ def test_it_is_of_all_together(sdbox: Sdbox, tree: Path) -> None:
     assert done.account["reason"] == "disk"
 
 
-def test_a_layer_over_a_root_is_counted(sdbox: Sdbox, tmp_path: Path) -> None:
+@pytest.fixture
+def layers(tmp_path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Where layers over a root are made, and the options for one of 16 MB over one with a shell."""
     busybox = shutil.which("busybox")
     assert busybox is not None
-    with tempfile.TemporaryDirectory(prefix="sdbox-layers-", dir="/dev/shm") as layers:
-        root = tmp_path / "root"
-        (root / "bin").mkdir(parents=True)
-        shutil.copy(busybox, root / "bin/busybox")
-        (root / "bin/sh").symlink_to("busybox")
-        script = "busybox head -c 24000000 /dev/zero > /file; busybox sleep 600"
-        options = (f"--root={root}", f"--root-overlay={layers}", "--disk=16M")
-        done = sdbox.sh(script, *options, report=True)
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy(busybox, root / "bin/busybox")
+    (root / "bin/sh").symlink_to("busybox")
+    with tempfile.TemporaryDirectory(prefix="sdbox-layers-", dir="/dev/shm") as place:
+        yield Path(place), (f"--root={root}", f"--root-overlay={place}", "--disk=16M")
+
+
+FILL = "busybox head -c 24000000 /dev/zero > /file; busybox sleep 600"
+
+
+def test_a_layer_over_a_root_is_counted(layers: tuple[Path, tuple[str, ...]], sdbox: Sdbox) -> None:
+    _, options = layers
+    done = sdbox.sh(FILL, *options, report=True)
     assert done.account["reason"] == "disk", done.err
 
 
-def test_a_layer_that_is_moved_away_is_still_counted(sdbox: Sdbox, tmp_path: Path) -> None:
+def test_a_layer_that_is_moved_away_is_still_counted(
+    layers: tuple[Path, tuple[str, ...]], sdbox: Sdbox
+) -> None:
     """As its user can, where it is in a directory of his."""
-    busybox = shutil.which("busybox")
-    assert busybox is not None
-    with tempfile.TemporaryDirectory(prefix="sdbox-layers-", dir="/dev/shm") as layers:
-        root = tmp_path / "root"
-        (root / "bin").mkdir(parents=True)
-        shutil.copy(busybox, root / "bin/busybox")
-        (root / "bin/sh").symlink_to("busybox")
-        script = "echo up; read line; busybox head -c 24000000 /dev/zero > /file; busybox sleep 600"
-        options = (f"--root={root}", f"--root-overlay={layers}", "--disk=16M")
-        job = sdbox.start_sh(script, *options)
-        assert job.line() == "up"
-        (made,) = Path(layers).iterdir()
-        made.rename(Path(layers, "elsewhere"))
-        job.send(b"\n")
-        done = job.end()
+    place, options = layers
+    job = sdbox.start_sh(f"echo up; read line; {FILL}", *options)
+    assert job.line() == "up"
+    (made,) = place.iterdir()
+    made.rename(place / "elsewhere")
+    job.send(b"\n")
+    done = job.end()
     assert done.status == -signal.SIGKILL
     assert "disk limit" in done.err
 
