@@ -32,6 +32,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 # the second is that of children that were waited for.
 _TIMES = ((11, 13), (12, 14))
 _THREADS, _STARTED = 17, 19
+# How often to look again when somebody has gone meanwhile: with many that come and go, somebody
+# always has.
+_LOOKS = 4
 
 
 class Family(Cgroup):
@@ -104,47 +107,54 @@ class Family(Cgroup):
 
     def _seconds(self) -> tuple[float | None, float | None]:
         """User and system time, as long as init is there."""
-        found = self._found()
+        found, leaving = self._settled()
         if all(pid != self.init for pid, _ in found):
             return None, None
-        self._count_lost(found)
-        self._known = found
+        known = found | leaving
+        self._count_lost(known)
+        self._known = known
         times = (_sum(found.values(), kind) for kind in _TIMES)
-        user, system = (sum(known) / _TICKS for known in zip(times, self._lost, strict=True))
+        user, system = (sum(parts) / _TICKS for parts in zip(times, self._lost, strict=True))
         return user, system
 
-    def _found(self) -> _Stats:
-        """All, with those that have ended and are not waited for yet: else they would count later.
+    def _settled(self) -> tuple[_Stats, _Stats]:
+        """Return who is there, as of a moment when nobody went: who does hands on his time.
 
-        Parents come before their children, so that what these hand on is not counted twice.
+        And, if there was no such moment, who went in the last: nobody knows yet who has his time.
+        """
+        before = self._known
+        found, missed = self._look()
+        for _ in range(_LOOKS):
+            if not missed and before.keys() <= found.keys():
+                break
+            before = found
+            found, missed = self._look()
+        return found, {key: stat for key, stat in before.items() if key not in found}
+
+    def _look(self) -> tuple[_Stats, bool]:
+        """Return who is there, and whether somebody went before he was looked at.
+
+        With those that have ended and are not waited for yet: else they would count later. Parents
+        come before their children, so that what these hand on is not counted twice.
         """
         listed = dict.fromkeys((self.init, *family.descendants(self._proc, self.init)))
         # While others end, the kernel may leave out some that do not.
         left_out = (pid for pid, _ in self._known if pid not in listed)
-        stats = ((pid, family.stat(self._proc, pid)) for pid in (*listed, *left_out))
-        found = (((pid, stat[_STARTED]), stat) for pid, stat in stats if stat)
-        return {key: stat for key, stat in found if key[0] in listed or key in self._known}
+        stats = [(pid, family.stat(self._proc, pid)) for pid in (*listed, *left_out)]
+        found = {(pid, stat[_STARTED]): stat for pid, stat in stats if stat}
+        missed = any(pid in listed and not stat for pid, stat in stats)
+        return {key: found[key] for key in found if key[0] in listed or key in self._known}, missed
 
-    def _count_lost(self, found: _Stats) -> None:
+    def _count_lost(self, known: _Stats) -> None:
         """Keep what those had who are gone, if nobody else has it now.
 
         The kernel drops it where nobody waits for them, their parent ignoring SIGCHLD.
         """
-        gone = [stat for key, stat in self._known.items() if key not in found]
-        if not gone:
-            return
-        # Once more, now that they are gone, and children first: nothing handed on is missed then.
-        left = [key for key in reversed(self._known) if key in found]
-        again = {key: stat for key in left if (stat := self._stat(key))}
+        gone = [stat for key, stat in self._known.items() if key not in known]
+        left = [key for key in self._known if key in known]
         for number, kind in enumerate(_TIMES):
-            handed_on = _sum(again.values(), kind[1:]) - _sum(
-                (self._known[k] for k in again), kind[1:]
-            )
-            self._lost[number] += max(0, _sum(gone, kind) - handed_on)
-
-    def _stat(self, key: tuple[int, str]) -> list[str]:
-        stat = family.stat(self._proc, key[0])
-        return stat if stat and stat[_STARTED] == key[1] else []
+            now, then = (_sum((of[key] for key in left), kind[1:]) for of in (known, self._known))
+            self._lost[number] += max(0, _sum(gone, kind) - (now - then))
 
     def send(self, number: int) -> None:
         """Send a signal to all but init."""

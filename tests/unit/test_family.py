@@ -121,8 +121,70 @@ def test_time_that_is_handed_on_at_the_same_moment_counts_once(
         return found
 
     monkeypatch.setattr(family, "stat", look_and_have_it_end)
-    job.cpu_seconds()
     assert used(job) == 51
+
+
+def test_time_that_is_handed_on_while_others_are_looked_at_counts(
+    proc: Proc, job: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the last look: init, that was looked at before, is then gone before another."""
+    look = family.stat
+
+    def have_it_end_and_look(of: int, pid: int) -> list[str]:
+        if pid == 20 and (proc.place / "20/stat").exists():
+            proc.end(20)
+            proc.put(INIT, 1, 20)
+            proc.children(INIT, 30)
+        return look(of, pid)
+
+    monkeypatch.setattr(family, "stat", have_it_end_and_look)
+    assert used(job) == 51
+    proc.end(INIT)
+    assert job.cpu_seconds() is None
+
+
+def test_who_was_never_seen_and_is_waited_for_meanwhile_counts(
+    proc: Proc, job: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc.put(40, 7)
+    proc.children(INIT, 20, 40)
+    look = family.stat
+
+    def have_it_end_and_look(of: int, pid: int) -> list[str]:
+        if pid == 40 and (proc.place / "40/stat").exists():
+            proc.end(40)
+            proc.put(INIT, 1, 7)
+            proc.children(INIT, 20)
+        return look(of, pid)
+
+    monkeypatch.setattr(family, "stat", have_it_end_and_look)
+    assert used(job) == 58
+
+
+def test_a_job_in_which_somebody_always_goes_is_measured(
+    proc: Proc, job: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, each with a time of 5, and handing it on just after init was seen."""
+    look, numbers = family.stat, iter(range(100, 1000))
+    going = [0]
+
+    def have_one_end_and_look(of: int, pid: int) -> list[str]:
+        found = look(of, pid)
+        if pid == INIT:
+            if going[-1]:
+                proc.end(going[-1])
+            going.append(next(numbers))
+            proc.put(INIT, 1, 5 * (len(going) - 2))
+            proc.put(going[-1], 5)
+            proc.children(INIT, 20, going[-1])
+        return found
+
+    monkeypatch.setattr(family, "stat", have_one_end_and_look)
+    for _ in range(3):
+        seconds = job.cpu_seconds()
+        assert 51 <= round((seconds or 0) * TICKS) <= 51 + 5 * len(going)
+    monkeypatch.undo()
+    assert used(job) == 51 + 5 * (len(going) - 1)
 
 
 def test_who_is_left_out_of_a_list_counts_on(proc: Proc, job: Family) -> None:
