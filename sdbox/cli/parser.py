@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TextIO
 
 
+# Its words are English, as those of sdbox: to look for a translation of each, which no catalogue
+# has, takes a fiftieth of a launch.
+argparse._ = str  # type: ignore[attr-defined]
+
 # The verbs in the help's order, and the module of each.
 VERBS = {
     "run": "run",

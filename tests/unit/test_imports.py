@@ -225,6 +225,7 @@ COSTS = {
         *("sdbox.host.gpus", "sdbox.host.nodes"),
         *("tomllib", "sdbox.bus", "sdbox.job", "sdbox.launcher", "sdbox.embedded.control"),
     },
+    "from sdbox.cli.run import parse; parse(['--memory=1G', 'true'])": {"locale"},
     "from sdbox import Box; Box(MemoryMax='1G')": {"asyncio", "dataclasses", "inspect", "typing"},
 }
 
