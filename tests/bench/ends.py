@@ -1,5 +1,7 @@
 """How soon a job ends that has to: over its memory limit by watching, or without its supervisor.
 
+And what watching takes of a CPU, the supervisor's all.
+
 tests/bench/ends.py [--runs N]
 """
 
@@ -28,6 +30,10 @@ HOG = (
 # Children out of the payload's session.
 FORKER = "for i in 1 2 3 4 5; do setsid sleep 600 & done; echo ready; wait"
 _LONGEST_SECONDS = 60.0
+# Ten processes, watched for all that can be watched.
+SLEEPERS = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 600 & done; echo ready; read line"
+WATCHED = ("--memory", LIMIT, "--tasks", "100", "--cpu-time", "1h")
+_WATCHED_SECONDS = 10.0
 
 
 def over_the_limit(sdbox: str) -> float:
@@ -64,8 +70,25 @@ def without_supervisor(sdbox: str, root: str) -> float:
         return time.perf_counter() - started
 
 
+def share_of_watching(sdbox: str) -> float:
+    """Return what a supervisor takes of one CPU while its job does nothing."""
+    words = [sdbox, "run", *WATCHED, "--", "sh", "-c", SLEEPERS]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        # What there is to import is imported by then.
+        time.sleep(1)
+        # clock_getcpuclockid(3)
+        clock = ~process.pid << 3 | 2
+        used = time.clock_gettime(clock)
+        time.sleep(_WATCHED_SECONDS)
+        share = (time.clock_gettime(clock) - used) / _WATCHED_SECONDS
+        process.communicate(b"\n")
+        return share
+
+
 def main() -> None:
-    """Measure both, and print them."""
+    """Measure all, and print it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--sdbox", default=str(Path(sys.executable).with_name("sdbox")))
@@ -81,6 +104,8 @@ def main() -> None:
             "supervisor killed, until its cgroup is gone",
             [without_supervisor(options.sdbox, endpoint.cgroup_root) for _ in range(options.runs)],
         )
+        share = share_of_watching(options.sdbox)
+        print(f"{'watching ten processes':<44} {share:.2%} of a CPU")
     finally:
         endpoint.close()
         if endpoint.kind == "embedded" and not was_there:

@@ -7,25 +7,22 @@ import re
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pace import SLOWNESS, seconds
+from tests.pace import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.conftest import Outcome, Running, Sdbox, Site
+    from tests.conftest import Outcome, Sdbox, Site
 
 MIB = 1 << 20
 LIMIT = 64 * MIB
 # For how long a job may be over its limit, where nothing hangs; tests/bench/ends.py measures it.
 MOST_SECONDS = seconds(30)
-# What a watch may take of one CPU while it waits.
-MOST_SHARE = 0.02 * SLOWNESS
 WATCHED = "sdbox: {}: kept by watching, which is weaker than the kernel; `sdbox doctor` tells why"
 
 PYTHON = (sys.executable, "-ISc")
@@ -289,23 +286,3 @@ def test_a_job_within_its_tasks(sdbox: Sdbox) -> None:
     script = "for i in 1 2 3 4 5; do sleep 0.4 & done; wait; exit 6"
     done = sdbox.sh(script, "--tasks=15", report=True)
     assert (done.status, done.account["reason"]) == (6, "exited")
-
-
-def cpu_seconds(running: Running) -> float:
-    """What a process has used, with all its threads, to the nanosecond: clock_getcpuclockid(3)."""
-    return time.clock_gettime(~running.pid << 3 | 2)
-
-
-def test_a_watch_costs_next_to_nothing(sdbox: Sdbox) -> None:
-    script = (
-        "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 600 & done; sleep 1; echo settled;"
-        " sleep 3; echo measured"
-    )
-    limits = ("--memory=64M", "--tasks=100", "--cpu-time=1h")
-    job = sdbox.start_sh(script, *limits)
-    assert job.line() == "settled"
-    used, at = cpu_seconds(job), time.monotonic()
-    assert job.line() == "measured"
-    share = (cpu_seconds(job) - used) / (time.monotonic() - at)
-    assert 0 < share < MOST_SHARE
-    assert job.end().status == 0
