@@ -69,7 +69,7 @@ def painted(state: str) -> str:
 
 def in_colour(text: str, colour: str) -> str:
     """Return a text in a colour, on a terminal whose user wants colours."""
-    if "NO_COLOR" in os.environ or not sys.stdout.isatty():
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
         return text
     return f"{colour}{text}{_PLAIN}"
 

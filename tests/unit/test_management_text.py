@@ -64,7 +64,13 @@ def test_colours_are_for_terminals_of_those_who_want_them(
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown = []
-    for terminal, variables in ((True, {}), (False, {}), (True, {"NO_COLOR": "1"})):
+    for terminal, variables in (
+        (True, {}),
+        (False, {}),
+        (True, {"NO_COLOR": "1"}),
+        # no-color.org: "when present and not an empty string".
+        (True, {"NO_COLOR": ""}),
+    ):
         with monkeypatch.context() as patched:
             patched.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
             for name, value in variables.items():
@@ -72,6 +78,7 @@ def test_colours_are_for_terminals_of_those_who_want_them(
             doctor._line("TasksMax", "kernel", "")
             shown.append((capsys.readouterr().out.split(), table.painted("running")))
     assert shown[1] == shown[2] == (["TasksMax", "kernel"], "running")
+    assert shown[3] == shown[0]
     words, state = shown[0]
     assert words[1] == "\x1b[32mkernel"
     assert state == "\x1b[32mrunning\x1b[0m"
