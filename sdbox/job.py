@@ -124,7 +124,7 @@ class Job:
         """Kill the whole tree, at once and for good. Nothing happens when the job has ended."""
         if not self._report.ended.done():
             self._killed = True
-            self._journal.send(events.killed(self.id, self.unit))
+            self._journal.send(events.killed(self.id, self.unit, self.plan.manager))
             await self._destroy()
 
     async def freeze(self) -> None:

@@ -19,6 +19,15 @@ _EPILOG = """\
 What is after -- goes to journalctl as it is. Exit status: journalctl's.
 """
 
+# journalctl(1): whose unit a name is. An ordinary user may look at his own jobs or at root's, as a
+# member of systemd-journal.
+_WHOSE = {
+    "system": ("--unit",),
+    "embedded": ("--unit",),
+    "user": ("--user-unit",),
+    "any": ("--user-unit", "--unit"),
+}
+
 
 def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
     """Add `logs` to the command line."""
@@ -41,8 +50,10 @@ def add_parser(verbs: argparse._SubParsersAction[Any]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Become journalctl, or wait for it where it has to run inside the embedded manager."""
     names, more = _split(arguments.jobs)
-    command = ["journalctl", *_options(arguments), *map("--unit={}".format, _units(names)), *more]
-    if arguments.manager == "system" or (arguments.manager == "auto" and booted()):
+    choice = _choice(arguments.manager)
+    units = [f"{option}={unit}" for option in _WHOSE[choice] for unit in _units(names)]
+    command = ["journalctl", *_options(arguments), *units, *more]
+    if choice != "embedded":
         return _become(command)
     manager = embedded.find()
     if manager is None:
@@ -51,6 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
             hint="The next job boots it",
         )
     return os.waitstatus_to_exitcode(embedded.execute(manager, command))
+
+
+def _choice(manager: str) -> str:
+    if manager != "auto":
+        return manager
+    if not booted():
+        return "embedded"
+    return "system" if os.geteuid() == 0 else "any"
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

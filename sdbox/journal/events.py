@@ -112,7 +112,7 @@ def started(plan: Plan) -> Fields:
     """Tell that a job starts: its command, and what was asked for and who keeps it."""
     command = " ".join(plan.command)
     return [
-        *_entry("job-started", plan.job, plan.unit, command=shortened(command, _COMMAND_SHOWN)),
+        *_entry("job-started", *_whose(plan), command=shortened(command, _COMMAND_SHOWN)),
         ("SDBOX_MANAGER", plan.manager),
         ("SDBOX_COMMAND", shortened(command, _COMMAND_LONGEST)),
         *_figures({"memory_limit_bytes": plan.memory_limit_bytes}),
@@ -128,25 +128,25 @@ def limit_passed(plan: Plan, excess: Excess, usage: Usage) -> Fields:
 
 def _limit_passed(plan: Plan, reason: str, message: str, usage: Usage) -> Fields:
     return [
-        *_entry("limit-passed", plan.job, plan.unit, message=message),
+        *_entry("limit-passed", *_whose(plan), message=message),
         ("SDBOX_REASON", reason),
         *_figures({"memory_limit_bytes": plan.memory_limit_bytes} | values_of(usage)),
     ]
 
 
-def frozen(job: str, unit: str) -> Fields:
+def frozen(job: str, unit: str, manager: str) -> Fields:
     """Tell that a job's processes have all stopped, by the freezer."""
-    return _entry("frozen", job, unit)
+    return _entry("frozen", job, unit, manager)
 
 
-def thawed(job: str, unit: str) -> Fields:
+def thawed(job: str, unit: str, manager: str) -> Fields:
     """Tell that a job runs again."""
-    return _entry("thawed", job, unit)
+    return _entry("thawed", job, unit, manager)
 
 
-def killed(job: str, unit: str) -> Fields:
+def killed(job: str, unit: str, manager: str) -> Fields:
     """Tell that somebody has a job killed."""
-    return _entry("killed", job, unit)
+    return _entry("killed", job, unit, manager)
 
 
 def ended(plan: Plan, result: Result, *, limit_told: bool) -> list[Fields]:
@@ -171,6 +171,7 @@ def finished(result: Result) -> Fields:
             "finished",
             result.job,
             result.unit or result.job,
+            result.manager,
             message=result.message,
             figures=_summary(result),
         ),
@@ -179,16 +180,21 @@ def finished(result: Result) -> Fields:
     ]
 
 
-def _entry(name: str, job: str, unit: str, **words: str) -> Fields:
+def _whose(plan: Plan) -> tuple[str, str, str]:
+    return plan.job, plan.unit, plan.manager
+
+
+def _entry(name: str, job: str, unit: str, manager: str, **words: str) -> Fields:
     event = EVENTS[name]
     return [
         ("MESSAGE", one_line(f"{unit}: {event.message.format(**words)}")),
         ("MESSAGE_ID", event.id),
         ("PRIORITY", str(event.priority)),
         ("SYSLOG_IDENTIFIER", IDENTIFIER),
-        # What root says of a unit `journalctl --unit` shows (systemd.journal-fields(7)). The sender
-        # is outside of the unit: that tells these from what a job writes itself.
-        ("OBJECT_SYSTEMD_UNIT", unit),
+        # What root says of a unit `journalctl --unit` shows, and what a user says of one of his
+        # manager's `--user-unit` (systemd.journal-fields(7)). The sender is outside of the unit:
+        # that tells these from what a job writes itself.
+        ("OBJECT_SYSTEMD_USER_UNIT" if manager == "user" else "OBJECT_SYSTEMD_UNIT", unit),
         ("SDBOX_JOB", job),
         ("SDBOX_UNIT", unit),
     ]

@@ -75,9 +75,9 @@ class Target:
         """The one of its units that has a property."""
         return self.unit if property_name in UNITS_OWN else self.whole
 
-    def tell(self, event: Callable[[str, str], Fields]) -> None:
+    def tell(self, event: Callable[[str, str, str], Fields]) -> None:
         """Have the journal know of it."""
-        self.journal.send(event(job_of(self.unit), self.unit))
+        self.journal.send(event(job_of(self.unit), self.unit, self.kind))
 
 
 @record

@@ -467,7 +467,7 @@ def test_an_entry_arrives_whole(
 
     async def write() -> None:
         journal = Journal(directory, None if site.pid is None else process.pid)
-        journal.send([*events.frozen("j", unit), ("SDBOX_TEXT", text)])
+        journal.send([*events.frozen("j", unit, "system"), ("SDBOX_TEXT", text)])
         assert await journal.received()
         await journal.close()
 
@@ -585,7 +585,7 @@ def test_journalctl_explains(site: Site, directory: str, spawn: Callable[..., In
 
     async def write() -> None:
         journal = Journal(directory, None if site.pid is None else process.pid)
-        journal.send(events.thawed("explained", unit))
+        journal.send(events.thawed("explained", unit, "system"))
         await journal.close()
 
     asyncio.run(write())

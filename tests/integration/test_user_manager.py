@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -111,6 +113,22 @@ def test_a_box_dies_with_its_supervisor(users: Sdbox) -> None:
     assert wait_for_end([f"{MARK}={running.id}\0".encode()], SECONDS)
     running.end()
     assert private_directories(running.id) == []
+
+
+@pytest.mark.parametrize("chosen", [(), ("--manager=user",)])
+def test_what_the_journal_has_of_it(users: Sdbox, chosen: tuple[str, ...]) -> None:
+    done = users.sh("exit 7", **options())
+    subprocess.run(["journalctl", "--sync"], check=True)
+    # This one's entries are in the system's journal, as those of all that have no home.
+    reader = options(extra_groups=(grp.getgrnam("systemd-journal").gr_gid,))
+    logs = users.call("logs", done.id, *chosen, "--output=json", **reader)
+    entries = [json.loads(line) for line in logs.out.splitlines()]
+    events = [entry for entry in entries if entry.get("SDBOX_JOB") == done.id]
+    messages = [entry["MESSAGE"] for entry in events]
+    assert len(messages) == 2, logs
+    assert "Job starts: sh -c" in messages[0]
+    assert "Job exited with status 7." in messages[1]
+    assert {entry["_UID"] for entry in events} == {str(NOBODY)}
 
 
 def test_a_wall_limit_is_the_managers(users: Sdbox) -> None:

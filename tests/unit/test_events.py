@@ -85,9 +85,9 @@ TOO_MUCH = Excess(reason="memory", message="Too much.", ask=False)
 ENTRIES: dict[str, Fields] = {
     "job-started": events.started(plan()),
     "limit-passed": events.limit_passed(plan(), TOO_MUCH, Usage()),
-    "frozen": events.frozen("j1", UNIT),
-    "thawed": events.thawed("j1", UNIT),
-    "killed": events.killed("j1", UNIT),
+    "frozen": events.frozen("j1", UNIT, "system"),
+    "thawed": events.thawed("j1", UNIT, "system"),
+    "killed": events.killed("j1", UNIT, "system"),
     "finished": events.finished(result(Usage())),
 }
 
@@ -148,7 +148,21 @@ def test_every_entry_says_what_and_whose_it_is(name: str) -> None:
     assert entry["SYSLOG_IDENTIFIER"] == "sdbox"
     assert entry["SDBOX_JOB"] == "j1"
     assert entry["OBJECT_SYSTEMD_UNIT"] == entry["SDBOX_UNIT"] == UNIT
+    assert "OBJECT_SYSTEMD_USER_UNIT" not in entry
     assert entry["MESSAGE"].startswith(f"{UNIT}: ")
+
+
+def test_an_ordinary_users_unit_is_told_as_his() -> None:
+    of_user = replaced(plan(), manager="user"), replaced(result(Usage()), manager="user")
+    entries = (
+        events.started(of_user[0]),
+        events.limit_passed(of_user[0], TOO_MUCH, Usage()),
+        events.frozen("j1", UNIT, "user"),
+        events.finished(of_user[1]),
+    )
+    for entry in map(dict, entries):
+        assert entry["OBJECT_SYSTEMD_USER_UNIT"] == UNIT
+        assert "OBJECT_SYSTEMD_UNIT" not in entry
 
 
 def test_every_figure_has_a_field() -> None:
