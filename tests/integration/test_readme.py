@@ -167,7 +167,7 @@ def test_configuration_is_one(place: Place) -> None:
 
 
 # What it says of other programs.
-OF_OTHERS = {"--all", "--hypothesis-profile", "--no-pager", "--unit"}
+OF_OTHERS = {"--all", "--hypothesis-profile", "--no-pager", "--unit", "--user-unit"}
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[str]:
