@@ -26,7 +26,7 @@ BOOT_LOG = "/run/sdbox/boot.log"
 _EMPTY_MACHINE_IDS = ("", "uninitialized")
 _JOURNAL = "/var/log/journal"
 # The root of a tree with the sources of the message catalogue, sdbox's own among them, and where
-# sdbox-catalog.service puts what it makes of them.
+# systemd-journal-catalog-update.service puts what it makes of them.
 _CATALOG_ROOT = "/run/sdbox/catalog"
 _CATALOG_SOURCES = "/usr/lib/systemd/catalog"
 _CATALOG = "/var/lib/systemd/catalog"

@@ -21,6 +21,7 @@ from sdbox import embedded
 from sdbox.cli import embedded as command_line
 from sdbox.embedded import state
 from sdbox.errors import ManagerRefused, ManagerUnavailable, TimedOut
+from sdbox.management.groups import is_job
 from tests.pace import seconds
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ def test_boots_into_a_system_that_runs(place: Place) -> None:
     shown = place.execute("systemctl", "show", "--property=Version", "--value").stdout
     assert shown.startswith(str(manager.systemd_version))
     assert place.execute("cat", "/proc/1/comm").stdout == "systemd\n"
+
+
+def test_no_unit_of_the_managers_own_is_taken_for_a_job() -> None:
+    units = (CHECKOUT / "units/embedded/systemd/system").iterdir()
+    assert [unit.name for unit in units if is_job(unit.name)] == []
 
 
 def test_none_of_the_machines_units_is_there(place: Place) -> None:

@@ -132,7 +132,7 @@ class Private:
         """What there is of jobs."""
         words = ("list-units", "--all", "--no-legend", "--plain", "sdbox-*", "sdbox.supervisor-*")
         lines = self.systemctl(*words).splitlines()
-        return [line.split()[0] for line in lines if not line.startswith("sdbox-catalog.")]
+        return [line.split()[0] for line in lines]
 
 
 def left_in(private: Private) -> list[str]:

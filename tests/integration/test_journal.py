@@ -574,7 +574,12 @@ def explained(site: Site, *options: str) -> str:
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=SECONDS
         ).stdout
-    wait = [*site.enter("--mount", "--pid"), "systemctl", "start", "sdbox-catalog.service"]
+    wait = [
+        *site.enter("--mount", "--pid"),
+        "systemctl",
+        "start",
+        "systemd-journal-catalog-update.service",
+    ]
     subprocess.run(wait, check=True, timeout=SECONDS)
     return journalctl(site, "--catalog", *options)
 
