@@ -174,7 +174,7 @@ def contestants(sdbox: str, outside: Worker, inside: Worker) -> list[Contestant]
 def compare_commands(contestants: list[Contestant], runs: int, pause: float) -> float:
     """Time them in turns, print the table, return the ratio of the full box to bwrap's."""
     timed = {contestant.name: Timed() for contestant in contestants}
-    order = random.Random(runs)  # noqa: S311 - not to be guessed by nobody
+    order = random.Random(runs)  # noqa: S311 - anybody may guess it
     for _ in range(runs + 1):
         for contestant in order.sample(contestants, len(contestants)):
             time.sleep(pause)

@@ -124,20 +124,27 @@ def test_time_that_is_handed_on_at_the_same_moment_counts_once(
     assert used(job) == 51
 
 
+def have_it_handed_on(
+    monkeypatch: pytest.MonkeyPatch, proc: Proc, ending: int, time: int, *, left: list[int]
+) -> None:
+    """Have a child of init's end just before it is looked at, and init wait for it."""
+    look = family.stat
+
+    def have_it_end_and_look(of: int, pid: int) -> list[str]:
+        if pid == ending and (proc.place / f"{ending}/stat").exists():
+            proc.end(ending)
+            proc.put(INIT, 1, time)
+            proc.children(INIT, *left)
+        return look(of, pid)
+
+    monkeypatch.setattr(family, "stat", have_it_end_and_look)
+
+
 def test_time_that_is_handed_on_while_others_are_looked_at_counts(
     proc: Proc, job: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be the last look: init, that was looked at before, is then gone before another."""
-    look = family.stat
-
-    def have_it_end_and_look(of: int, pid: int) -> list[str]:
-        if pid == 20 and (proc.place / "20/stat").exists():
-            proc.end(20)
-            proc.put(INIT, 1, 20)
-            proc.children(INIT, 30)
-        return look(of, pid)
-
-    monkeypatch.setattr(family, "stat", have_it_end_and_look)
+    have_it_handed_on(monkeypatch, proc, 20, 20, left=[30])
     assert used(job) == 51
     proc.end(INIT)
     assert job.cpu_seconds() is None
@@ -148,16 +155,7 @@ def test_who_was_never_seen_and_is_waited_for_meanwhile_counts(
 ) -> None:
     proc.put(40, 7)
     proc.children(INIT, 20, 40)
-    look = family.stat
-
-    def have_it_end_and_look(of: int, pid: int) -> list[str]:
-        if pid == 40 and (proc.place / "40/stat").exists():
-            proc.end(40)
-            proc.put(INIT, 1, 7)
-            proc.children(INIT, 20)
-        return look(of, pid)
-
-    monkeypatch.setattr(family, "stat", have_it_end_and_look)
+    have_it_handed_on(monkeypatch, proc, 40, 7, left=[20])
     assert used(job) == 58
 
 
