@@ -78,6 +78,9 @@ class Private:
         file = Path(self.manager.cgroup_root, "system.slice", unit, "cgroup.procs")
         return [int(pid) for pid in file.read_text().split()]
 
+    def main_pid(self, unit: str) -> int:
+        return int(self.systemctl("show", "--property=MainPID", "--value", unit))
+
     @contextmanager
     def without_bus(self) -> Iterator[None]:
         """Nobody listens on the bus's socket meanwhile."""
@@ -93,8 +96,11 @@ class Private:
     def kill_bus(self) -> None:
         """It is started again for the next who comes."""
         self.systemctl("start", "dbus.service")
-        for pid in self.pids("dbus.service"):
+        killed = self.pids("dbus.service")
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        # Until the manager has seen its end, it calls the dead one running, and starts no other.
+        wait_until(lambda: self.main_pid("dbus.service") not in killed)
 
     def reexecute(self) -> None:
         self.systemctl("daemon-reexec")
