@@ -72,7 +72,7 @@ def _effective(cgroup: str) -> CPUs | None:
     while cgroup.strip("/"):
         with (
             contextlib.suppress(OSError),
-            open(f"{cgroup}/cpuset.cpus.effective", encoding="ascii") as file,
+            open(f"{cgroup}/cpuset.cpus.effective", encoding="utf-8") as file,
         ):
             return topology.parse(file.read().strip())
         cgroup = os.path.dirname(cgroup)

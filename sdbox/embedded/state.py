@@ -110,7 +110,7 @@ def write(manager: Embedded) -> None:
     lines = (f"{field}={getattr(manager, field)}\n" for field in _FIELDS)
     temporary = f"{manager.state_file}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "w", encoding="ascii") as file:
+    with open(fd, "w", encoding="utf-8") as file:
         file.write("".join(lines))
     os.rename(temporary, manager.state_file)
 

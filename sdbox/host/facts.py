@@ -53,5 +53,5 @@ def _tasks_total() -> int:
 
 
 def _number(name: str) -> int:
-    with open(f"/proc/sys/kernel/{name}", encoding="ascii") as file:
+    with open(f"/proc/sys/kernel/{name}", encoding="utf-8") as file:
         return int(file.read())

@@ -73,7 +73,7 @@ def _merged(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 def _meant(place: str) -> list[Numbers]:
     if place.startswith("/"):
         return [look_up(place)]
-    with open("/proc/devices", encoding="ascii", errors="replace") as file:
+    with open("/proc/devices", encoding="utf-8", errors="replace") as file:
         found = devices.group(place, file.read())
     if not found:
         raise Unenforceable(

@@ -60,7 +60,7 @@ def stat(proc: int, pid: int) -> list[str]:
 def _read(directory: int, name: str) -> str:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-        with open(fd, encoding="ascii", errors="replace") as file:
+        with open(fd, encoding="utf-8", errors="replace") as file:
             return file.read()
     except (FileNotFoundError, ProcessLookupError):
         return ""

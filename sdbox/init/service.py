@@ -101,7 +101,7 @@ _NAMES = {
 
 def _check_is_there(process: int, root: int, namespaces: int) -> None:
     with step("setns"):
-        with open(f"/proc/self/fdinfo/{process}", encoding="ascii") as lines:
+        with open(f"/proc/self/fdinfo/{process}", encoding="utf-8") as lines:
             pid = next(line.split()[1] for line in lines if line.startswith("Pid:"))
         for flag, name in _NAMES.items():
             own, other = (os.stat(f"/proc/{one}/ns/{name}") for one in ("self", pid))

@@ -52,7 +52,7 @@ def listed(status: os.stat_result) -> frozenset[int]:
 
 
 def _places(file: str) -> list[int]:
-    with open(LIST, encoding="ascii", errors="replace") as lines:
+    with open(LIST, encoding="utf-8", errors="replace") as lines:
         found = [line.split() for line in lines if file in line]
     # Its number, kind, whether it is mandatory, type, PID, file, start and end; who waits for a
     # lock has an arrow after the number.

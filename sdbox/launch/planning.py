@@ -58,7 +58,7 @@ def _inherited() -> dict[str, Any]:
     import resource
 
     limits = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
-    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:
         umask = next(line.split()[1] for line in lines if line.startswith("Umask:"))
     return {
         "uid": os.geteuid(),
@@ -83,7 +83,7 @@ def _home(environment: Mapping[bytes, bytes]) -> str:
 
 
 def _oom_score_adjust() -> int:
-    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+    with open("/proc/self/oom_score_adj", encoding="utf-8") as file:
         return int(file.read())
 
 

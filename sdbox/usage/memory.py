@@ -10,7 +10,7 @@ _OWN = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
 def own_memory(pid: int) -> int | None:
     """Return the bytes of a process's own memory; None for a process that is gone."""
     try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as lines:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8", errors="replace") as lines:
             fields = [line.split() for line in lines]
     except (FileNotFoundError, ProcessLookupError):
         return None
