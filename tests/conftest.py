@@ -34,6 +34,8 @@ CHECKOUT = Path(__file__).parent.parent
 # In the end, where it shadows nothing: what is tested is the sdbox that is installed.
 sys.path.append(str(CHECKOUT))
 
+from tests import ids  # noqa: E402
+from tests.ids import SESSION  # noqa: E402
 from tests.pace import seconds  # noqa: E402
 from tests.parts import pytest_addoption, pytest_collection_modifyitems  # noqa: E402, F401
 
@@ -42,8 +44,6 @@ SECONDS = seconds(30)
 ELSEWHERE = "/"
 # Inherited from a job's supervisor by all of its processes: they are found by it.
 MARK = "SDBOX_TEST_JOB"
-# In front of the ids of all jobs of this run of the tests: others may run beside it.
-SESSION = f"test{os.getpid()}"
 
 _FROM_CHECKOUT = "import sys; sys.path.insert(0, {!r}); from sdbox.cli import entry; entry()"
 
@@ -172,7 +172,7 @@ class Sdbox:
         self._running: list[Running] = []
 
     def new_id(self) -> str:
-        self.ids.append(f"{SESSION}-{next(_NUMBERS)}")
+        self.ids.append(ids.new_id())
         return self.ids[-1]
 
     def call(self, *words: str | bytes, **options: Any) -> Outcome:
@@ -248,9 +248,6 @@ class Sdbox:
             asyncio.run(wait_for_units(map(self.unit, lasting)))
         assert [job for job in self.ids if self.cgroup(job).exists()] == []
         assert [path for job in self.ids for path in private_directories(job)] == []
-
-
-_NUMBERS = iter(range(1_000_000))
 
 
 def _marked(options: dict[str, Any], job: str) -> dict[str, Any]:
@@ -395,7 +392,7 @@ async def job_manager(job_site: Site) -> AsyncIterator[Manager]:
 @pytest.fixture
 def new_id() -> Callable[[], str]:
     """Ids for jobs that a test starts through the API."""
-    return lambda: f"{SESSION}-{next(_NUMBERS)}"
+    return ids.new_id
 
 
 @pytest.fixture(autouse=True)

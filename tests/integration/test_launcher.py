@@ -18,7 +18,7 @@ import sdbox as api
 from sdbox.errors import LaunchFailed, ManagerRefused, ManagerUnavailable, SdboxError
 from sdbox.launch.helper import Helper
 from sdbox.launch.placing import is_active
-from tests.conftest import SESSION
+from tests.ids import SESSION
 from tests.pace import seconds, times
 
 if TYPE_CHECKING:

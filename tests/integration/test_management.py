@@ -19,7 +19,8 @@ from sdbox.box import Box
 from sdbox.errors import NoSuchJob
 from sdbox.management.groups import places
 from sdbox.management.memo import recall
-from tests.conftest import SECONDS, SESSION
+from tests.conftest import SECONDS
+from tests.ids import SESSION
 from tests.pace import times
 from tests.scopes import scopes
 from tests.waiting import wait_until, waiting

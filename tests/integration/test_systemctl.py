@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.conftest import SESSION
+from tests.ids import SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdbox.cpus import topology
-from tests.conftest import MARK, SECONDS, SESSION
+from tests.conftest import MARK, SECONDS
+from tests.ids import SESSION
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
