@@ -31,6 +31,8 @@ UNIT_EXISTS = f"{SYSTEMD}.UnitExists"
 NO_SUCH_UNIT = f"{SYSTEMD}.NoSuchUnit"
 UNIT_INACTIVE = f"{SYSTEMD}.UnitInactive"
 UNIT_BUSY = f"{SYSTEMD}.UnitBusy"
+# What a freeze or a thaw that was under way is answered when another takes its place.
+FREEZE_CANCELLED = f"{SYSTEMD}.FreezeCancelled"
 FROZEN_BY_PARENT = f"{SYSTEMD}.FrozenByParent"
 NO_UNIT_FOR_PID = f"{SYSTEMD}.NoUnitForPID"
 NO_SUCH_PROCESS = f"{SYSTEMD}.NoSuchProcess"
@@ -46,6 +48,7 @@ _HINTS = {
     NO_SUCH_PROCESS: "The process has ended before it could be put into its unit",
     UNIT_INACTIVE: "It has ended, or is about to",
     UNIT_BUSY: "It is being frozen or thawed; try again when that is done",
+    FREEZE_CANCELLED: "It has ended, or somebody else has had it frozen or thawed meanwhile",
     FROZEN_BY_PARENT: "A slice above it is frozen: thaw that one",
     f"{_ERROR}.PropertyReadOnly": (
         "systemd {version} does not take that property for a scope; a newer one may"

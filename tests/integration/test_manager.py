@@ -215,6 +215,22 @@ async def test_stop_of_a_frozen_unit(manager: Manager, spawn: Spawn) -> None:
     assert ended(process)
 
 
+@pytest.mark.parametrize("verb", ["freeze", "thaw"])
+async def test_stop_while_somebody_else_freezes_or_thaws(
+    manager: Manager, site: Site, spawn: Spawn, verb: str
+) -> None:
+    """A systemd that has to be asked to thaw it first calls that off for what comes meanwhile."""
+    unit, other = await started(manager, spawn()), await connected(site.bus_address)
+    # The kernel tells of what follows 10 ms later at the earliest: until then it is under way.
+    await manager.freeze(unit)
+    stop, _ = await asyncio.gather(
+        manager.stop(unit), getattr(other, verb)(unit), return_exceptions=True
+    )
+    await other.close()
+    assert stop is None
+    await manager.wait_removed(unit)
+
+
 async def test_two_stops_at_once(manager: Manager, spawn: Spawn) -> None:
     unit = await started(manager, spawn())
     await asyncio.gather(manager.stop(unit), manager.stop(unit), manager.destroy(unit))
