@@ -35,7 +35,6 @@ CHECKOUT = Path(__file__).parent.parent
 sys.path.append(str(CHECKOUT))
 
 from tests import ids  # noqa: E402
-from tests.ids import SESSION  # noqa: E402
 from tests.pace import seconds  # noqa: E402
 from tests.parts import pytest_addoption, pytest_collection_modifyitems  # noqa: E402, F401
 
@@ -335,7 +334,7 @@ def job_site(sdbox_command: tuple[str, ...]) -> Iterator[Site]:
         pytest.skip("a system manager takes jobs from root only")
     first = None
     if not booted() and embedded.find() is None:
-        command = [*sdbox_command, "run", f"--id={SESSION}-first", "--", "true"]
+        command = [*sdbox_command, "run", f"--id={ids.SESSION}-first", "--", "true"]
         first = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
     endpoint = locate("auto", notice=lambda line: None)
     mounts = _mounts()
@@ -354,17 +353,17 @@ def job_site(sdbox_command: tuple[str, ...]) -> Iterator[Site]:
 def _mounts() -> set[str]:
     """The machine's mounts, as far as they can be of our making."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return {line for line in lines if "sdbox" in line or SESSION in line or "pytest" in line}
+    return {line for line in lines if "sdbox" in line or ids.SESSION in line or "pytest" in line}
 
 
 def _left_in_temporary_directories() -> list[Path]:
     parents = (Path("/tmp"), Path("/var/tmp"))
-    return [path for above in parents for path in above.glob(f"sdbox-private-{SESSION}-*")]
+    return [path for above in parents for path in above.glob(f"sdbox-private-{ids.SESSION}-*")]
 
 
 async def _units() -> list[str]:
     async with connected_manager() as connected:
-        return [unit.name for unit in await connected.list_units(f"sdbox-{SESSION}-*")]
+        return [unit.name for unit in await connected.list_units(f"sdbox-{ids.SESSION}-*")]
 
 
 @pytest.fixture
