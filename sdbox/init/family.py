@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 
 # proc_pid_stat(5): stopped, by a signal or a tracer; or dead, and not reaped or about to be.
 _AT_REST = frozenset("TtZX")
+# The field, from the one after the name on, that tells of how many threads there are.
+_THREADS = 17
 _PAUSE_SECONDS = 0.01
 
 
@@ -36,14 +38,20 @@ def descendants(proc: int, pid: int) -> list[int]:
 
 
 def _children(proc: int, pid: int) -> Iterator[int]:
+    # A child is that of the thread which has forked it.
+    for children in _of_threads(proc, pid, "children"):
+        yield from map(int, children.split())
+
+
+def _of_threads(proc: int, pid: int, file: str) -> Iterator[str]:
+    """Return what a file says of each thread of a process; nothing once that has ended."""
     try:
         threads = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
     except (FileNotFoundError, ProcessLookupError):
         return
     try:
-        # A child is that of the thread which has forked it.
         for thread in os.listdir(threads):
-            yield from map(int, _read(threads, f"{thread}/children").split())
+            yield _read(threads, f"{thread}/{file}")
     except OSError:
         # It has ended.
         pass
@@ -53,8 +61,18 @@ def _children(proc: int, pid: int) -> Iterator[int]:
 
 def stat(proc: int, pid: int) -> list[str]:
     """Return the fields of proc_pid_stat(5) after the name; none for a process that is gone."""
+    return _fields(_read(proc, f"{pid}/stat"))
+
+
+def _fields(stat: str) -> list[str]:
     # The name may hold anything.
-    return _read(proc, f"{pid}/stat").rpartition(")")[2].split()
+    return stat.rpartition(")")[2].split()
+
+
+def is_dead(fields: Sequence[str]) -> bool:
+    """Whether, by what stat() gave of it, a process has ended: all its threads, that is."""
+    # That of a process is the state of its first thread, which may end before the others.
+    return fields[:1] in ([], ["X"]) or (fields[0] == "Z" and int(fields[_THREADS]) < 2)
 
 
 def _read(directory: int, name: str) -> str:
@@ -99,10 +117,14 @@ def stop_all(proc: int, pid: int) -> bool:
 
 
 def _is_at_rest(proc: int, pid: int) -> bool:
-    state = stat(proc, pid)[:1]
+    fields = stat(proc, pid)
+    state = fields[:1]
     if state == ["D"]:
         # As vfork(2) has it wait for a child, which is stopped: it stops before it goes on.
         return any(stat(proc, child)[:1] == ["T"] for child in _children(proc, pid))
+    if state == ["Z"] and not is_dead(fields):
+        stats = map(_fields, _of_threads(proc, pid, "stat"))
+        return all(_AT_REST.issuperset(one[:1]) for one in stats)
     return _AT_REST.issuperset(state)
 
 

@@ -16,6 +16,7 @@ from sdbox import loop
 from sdbox.cgroup import Cgroup
 from sdbox.errors import TimedOut
 from sdbox.init import family
+from sdbox.kernel.pidfd import has_ended
 from sdbox.record import replaced
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Family(Cgroup):
     def members(self) -> list[int]:
         """PIDs of all but init that have not ended."""
         below = family.descendants(self._proc, self.init)
-        return [pid for pid in below if family.stat(self._proc, pid)[:1] not in ([], ["Z"])]
+        return [pid for pid in below if not family.is_dead(family.stat(self._proc, pid))]
 
     @property
     def populated(self) -> bool:
@@ -88,7 +89,8 @@ class Family(Cgroup):
     @property
     def is_gone(self) -> bool:
         """Whether init has ended."""
-        return self.fd < 0 or family.stat(self._proc, self.init)[:1] in ([], ["Z"])
+        # Not by /proc, where its PID may be another's by now.
+        return self.fd < 0 or has_ended(self.fd)
 
     def tasks(self) -> int:
         """How many threads there are."""

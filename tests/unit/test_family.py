@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,9 +26,19 @@ class Proc:
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def put(self, pid: int, used: int, waited: int = 0, *, started: int = 1) -> None:
-        fields = ["S", "1", *["0"] * 48]
+    def put(
+        self,
+        pid: int,
+        used: int,
+        waited: int = 0,
+        *,
+        started: int = 1,
+        state: str = "S",
+        threads: int = 1,
+    ) -> None:
+        fields = [state, "1", *["0"] * 48]
         fields[11], fields[13], fields[19] = str(used), str(waited), str(started)
+        fields[17] = str(threads)
         (self.place / f"{pid}/task/{pid}").mkdir(parents=True, exist_ok=True)
         (self.place / f"{pid}/stat").write_text(f"{pid} (a b) c) {' '.join(fields)}\n")
         self.children(pid)
@@ -54,7 +66,7 @@ def job(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
     proc.put(30, 30)
     proc.children(INIT, 20)
     proc.children(20, 30)
-    with Family(os.open(proc.place, flags), "job", init=INIT, private_pids=False) as made:
+    with Family(os.pidfd_open(os.getpid()), "job", init=INIT, private_pids=False) as made:
         assert used(made) == 51
         yield made
 
@@ -206,3 +218,45 @@ def test_another_process_of_that_number_is_another_one(proc: Proc, job: Family) 
 def test_nothing_is_known_when_init_is_gone(proc: Proc, job: Family) -> None:
     proc.end(INIT)
     assert job.cpu_seconds() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "threads", "left"),
+    [("S", 1, True), ("T", 1, True), ("Z", 1, False), ("X", 1, False), ("Z", 2, True)],
+)
+def test_who_has_ended_is_no_member(
+    proc: Proc, job: Family, state: str, threads: int, left: bool
+) -> None:
+    """Not waited for, being waited for, or only as far as the first thread goes."""
+    proc.put(30, 30, state=state, threads=threads)
+    assert job.members() == ([20, 30] if left else [20])
+
+
+@pytest.mark.parametrize(("state", "rests"), [("S", False), ("T", True)])
+def test_threads_that_are_left_have_to_stop(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, state: str, rests: bool
+) -> None:
+    monkeypatch.setattr(family, "send", lambda *_: None)
+    proc.put(20, 1, state="Z", threads=2)
+    proc.children(INIT, 20)
+    for thread, its in ((20, "Z"), (21, state)):
+        (proc.place / f"20/task/{thread}").mkdir(exist_ok=True)
+        (proc.place / f"20/task/{thread}/stat").write_text(f"{thread} (a) {its} 1\n")
+        (proc.place / f"20/task/{thread}/children").write_text("")
+    top = os.open(proc.place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert family.stop_all(top, INIT) is rests
+    finally:
+        os.close(top)
+
+
+def test_init_has_ended_whatever_its_number_stands_for(proc: Proc) -> None:
+    """From its end on, that is, and not only from when /proc tells of it."""
+    ended = subprocess.Popen(["true"])
+    with Family(os.pidfd_open(ended.pid), "job", init=INIT, private_pids=False) as job:
+        select.select([job.fd], [], [], 60)
+        assert job.is_gone
+        ended.wait()
+        assert (job.is_gone, job.processes(), job.populated) == (True, [], False)
+    with Family(os.pidfd_open(os.getpid()), "job", init=INIT, private_pids=False) as job:
+        assert not job.is_gone
