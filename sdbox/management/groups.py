@@ -143,4 +143,4 @@ def counted_memory(cgroup: Cgroup) -> int | None:
 
 def measured_memory(cgroup: Cgroup) -> int:
     """The same measured, process by process: for where the kernel does not count."""
-    return sum(own_memory(pid) or 0 for pid in cgroup.processes())
+    return sum(own_memory(cgroup.processes()).values())

@@ -108,8 +108,8 @@ def _memory(cgroup: Cgroup) -> int | None:
     stat = cgroup.flat("memory.stat")
     if stat is not None:
         return stat["anon"] + stat["shmem"]
-    sizes = [size for pid in cgroup.processes() if (size := own_memory(pid)) is not None]
-    return sum(sizes) if sizes else None
+    sizes = own_memory(cgroup.processes())
+    return sum(sizes.values()) if sizes else None
 
 
 def _description(plan: Plan) -> dict[str, Any]:

@@ -76,8 +76,7 @@ class MemoryWatch:
 
     def look(self) -> Excess | float:
         """Measure every process of the job, which init is not."""
-        pids = set(self._cgroup.processes()).difference(self._inits)
-        sizes = {pid: size for pid in pids if (size := own_memory(pid)) is not None}
+        sizes = own_memory(set(self._cgroup.processes()).difference(self._inits))
         total = sum(sizes.values())
         if sizes:
             self._peak = max(total, self._peak or 0)

@@ -43,6 +43,16 @@ for page in range(0, 300 << 20, 4096):
     hog[page] = 1
 signal.pause()
 """
+# What speaks for a process in /proc is its first thread, which may be the first to end.
+HEADLESS_HOG = """
+import ctypes, signal, threading, time
+def grow():
+    print(time.time(), flush=True)
+    hog = bytearray(300 << 20)
+    signal.pause()
+threading.Thread(target=grow).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
 # Between a shell that waits for it and one that would go on after it.
 AS_GRANDCHILD = """sh -c '"$@"; exec sleep 600' - "$@"; exec sleep 600"""
 
@@ -62,6 +72,24 @@ common = bytearray(40 << 20)
 for _ in range(2):
     os.fork()
 time.sleep(0.6)
+"""
+# 40 megabytes that a process and its child have by one and the same address space, until that child
+# calls execve(2): it waits for another one, which opens the other end of a pipe.
+BORROWER = """
+import os, tempfile, time
+with tempfile.TemporaryDirectory() as place:
+    pipe = f'{place}/pipe'
+    os.mkfifo(pipe)
+    opener = os.fork()
+    if not opener:
+        time.sleep(0.6)
+        os.close(os.open(pipe, os.O_WRONLY))
+        os._exit(0)
+    large = bytearray(40 << 20)
+    actions = [(os.POSIX_SPAWN_OPEN, 0, pipe, os.O_RDONLY, 0)]
+    child = os.posix_spawn('/bin/true', ['true'], {}, file_actions=actions)
+    for pid in (child, opener):
+        assert os.waitpid(pid, 0)[1] == 0
 """
 BURNERS = "for i in 1 2 3 4; do (while :; do :; done) & done; "
 
@@ -88,7 +116,9 @@ def test_who_keeps_a_limit(sdbox: Sdbox, job_site: Site) -> None:
     assert done.err == (WATCHED.format(", ".join(weak)) + "\n" if weak else "")
 
 
-@pytest.mark.parametrize("hog", [HOG, SHARED_HOG], ids=["anonymous", "shared"])
+@pytest.mark.parametrize(
+    "hog", [HOG, SHARED_HOG, HEADLESS_HOG], ids=["anonymous", "shared", "first thread ended"]
+)
 def test_a_hog_is_ended_in_time(sdbox: Sdbox, job_site: Site, hog: str) -> None:
     done = sdbox.run("--memory=64M", "--", *PYTHON, hog, report=True)
     assert done.status == -signal.SIGKILL
@@ -139,8 +169,9 @@ def test_the_limit_is_of_all_processes_together(sdbox: Sdbox) -> None:
     assert done.account["reason"] == "memory"
 
 
-def test_what_processes_share_counts_once(sdbox: Sdbox) -> None:
-    done = sdbox.run("--memory=64M", "--", *PYTHON, FORKER, report=True)
+@pytest.mark.parametrize("job", [FORKER, BORROWER], ids=["fork", "vfork"])
+def test_what_processes_share_counts_once(sdbox: Sdbox, job: str) -> None:
+    done = sdbox.run("--memory=64M", "--", *PYTHON, job, report=True)
     assert (done.status, done.account["reason"]) == (0, "exited")
     assert 40 * MIB < done.account["memory_peak_bytes"] < LIMIT
 
