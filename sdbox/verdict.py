@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from sdbox.messages import MEGABYTE, memory_message, wall_message
 from sdbox.record import record
 from sdbox.result import Reason, Result, Usage
-from sdbox.values.names import format_signal
 
 if TYPE_CHECKING:
     from sdbox.kernel.kmsg import Victim
@@ -101,6 +100,8 @@ def _reason(
     if ending.killed or ending.status is None:
         return "killed", "Job was killed."
     if number is not None:
+        from sdbox.values.names import format_signal  # here, since most jobs exit
+
         return "signal", f"Job was ended by signal {format_signal(number)}."
     return "exited", f"Job exited with status {exit_code}."
 

@@ -7,7 +7,6 @@ has reached a scope's payload already, which is in the same process group, and m
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import struct
 
@@ -45,10 +44,11 @@ class Signals:
     """Takes over the signals of this process. `ignored` are those that its caller ignores."""
 
     def __init__(self) -> None:
+        # Not valid_signals(), which looks up a name for each one.
         self.ignored = tuple(
-            int(number)
-            for number in signal.valid_signals() - _IGNORED_BY_PYTHON
-            if signal.getsignal(number) == signal.SIG_IGN
+            number
+            for number in range(1, signal.NSIG)
+            if number not in _IGNORED_BY_PYTHON and signal.getsignal(number) == signal.SIG_IGN
         )
         # Whether the payload is in this process group.
         self.reach_payload = True
@@ -73,6 +73,8 @@ def stop() -> None:
 
 def end_by(number: int) -> NoReturn:
     """End this process by a signal, as the payload was, or another command that it stands for."""
+    import resource  # here, since few jobs end so
+
     # That has dumped core where it should; this process is of no interest.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if number not in (signal.SIGKILL, signal.SIGSTOP):

@@ -32,7 +32,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from sdbox.init import birth, cleanup, private, syscalls, wire
+from sdbox.init import birth, cleanup, private, signals, syscalls, wire
 from sdbox.init.child import Child, give_up_door, give_up_limit
 from sdbox.init.descriptors import close_all_but
 from sdbox.init.spare import HELD, Spare
@@ -72,13 +72,8 @@ class Helper:
         self.ended: dict[int, Callable[[int], None]] = {}
         self.poll = select.poll()
         self.spare: Spare | None = None
-        # Blocked here and inherited by every init: neither may die of a signal meant for the
-        # payload, as ^C at a terminal or the manager's SIGTERM is.
-        every = signal.valid_signals()
-        signal.pthread_sigmask(signal.SIG_SETMASK, every)
-        # For the payloads: what Python sets, and what the supervisor ignores, is not for them.
-        for number in every - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
+        # Every init inherits that.
+        signals.take_none()
 
     def close_others(self) -> None:
         """Close every descriptor that came from the supervisor but for those of use."""

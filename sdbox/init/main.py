@@ -196,8 +196,7 @@ class Init:
         go = os.eventfd(0, os.EFD_CLOEXEC)
         child = os.fork()
         if child == 0:
-            os.eventfd_read(go)
-            _become_payload(self.spec, writer)
+            _become_payload(self.spec, writer, go)
         os.close(writer)
         # The payload is in the caller's process group. Who kills all of that must leave one
         # process that ends what the payload has put elsewhere.
@@ -311,9 +310,9 @@ class Init:
             select.select([], [], [], 0.01)
 
 
-def _become_payload(spec: dict[str, Any], writer: int) -> NoReturn:
+def _become_payload(spec: dict[str, Any], writer: int, go: int) -> NoReturn:
     try:
-        payload.become(spec)
+        payload.become(spec, go)
     except StepError as error:
         failure = error
     except BaseException as error:

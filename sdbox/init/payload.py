@@ -45,9 +45,11 @@ def prepare(spec: dict[str, Any]) -> None:
         _OPERATIONS.update(privilege.OPERATIONS)
 
 
-def become(spec: dict[str, Any]) -> None:
-    """Turn this process into the payload; return only by StepError."""
+def become(spec: dict[str, Any], go: int) -> None:
+    """Turn this process into the payload, once `go` is set; return only by StepError."""
     _reset_signals(spec["ignored_signals"])
+    # Not later: a filter of system calls may forbid it.
+    os.eventfd_read(go)
     _do(spec["process"])
     _exec(spec["argv"], dict(spec["environment"]))
 
@@ -62,7 +64,7 @@ def _reset_signals(ignored: Iterable[int]) -> None:
     """Keep ignored what the caller ignores on purpose (nohup); the helper has undone the rest."""
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
-    syscalls.unblock_signals()
+    syscalls.set_blocked(())
 
 
 def _inherit(

@@ -15,11 +15,10 @@ import errno
 import fcntl
 import marshal
 import os
-import signal
 import socket
 import termios
 
-from sdbox.init import syscalls, wire
+from sdbox.init import signals, syscalls, wire
 from sdbox.init.descriptors import close_all_but
 from sdbox.init.main import Init
 from sdbox.init.steps import StepError, step
@@ -34,7 +33,7 @@ _HELD = 8
 
 def main() -> NoReturn:
     """Be the main process of a service, which ends as the box's init does."""
-    _take_no_signals()
+    signals.take_none()
     with socket.socket(fileno=os.dup(0)) as handed:
         fields, fds = wire.receive(handed)
     if not fields:
@@ -64,14 +63,6 @@ def main() -> NoReturn:
     guardians = (supervisor, helper, *inits[1:])
     close_all_but({0, 1, 2, sock.fileno(), *guardians, *fds[_HELD:]})
     Init(spec, sock, guardians, directories, placed=True).run()
-
-
-def _take_no_signals() -> None:
-    """As the helper does for the inits that it forks."""
-    every = signal.valid_signals()
-    signal.pthread_sigmask(signal.SIG_SETMASK, every)
-    for number in every - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
 
 
 def enter(process: int, root: int, namespaces: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Iterable
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -58,12 +59,15 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _SIG_SETMASK = 2
 SFD_CLOEXEC = os.O_CLOEXEC
 SFD_NONBLOCK = os.O_NONBLOCK
+# No number is as high (UINT_MAX).
+_LAST_DESCRIPTOR = 0xFFFFFFFF
 
 _OPEN_TREE = 428
 _MOVE_MOUNT = 429
 _FSOPEN = 430
 _FSCONFIG = 431
 _FSMOUNT = 432
+_CLOSE_RANGE = 436
 _OPENAT2 = 437
 _MOUNT_SETATTR = 442
 _QUOTACTL_FD = 443
@@ -82,6 +86,11 @@ def _checked(result: int, path: str = "") -> int:
 
 def _syscall(number: int, *arguments: object, path: str = "") -> int:
     return _checked(_libc.syscall(ctypes.c_long(number), *arguments), path)
+
+
+def close_range(first: int, last: int = _LAST_DESCRIPTOR) -> None:
+    """Close descriptors from the first to the last, whether they are open or not."""
+    _syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0)
 
 
 def make_files_as(uid: int, gid: int) -> None:
@@ -140,20 +149,17 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     _checked(_libc.capset(header, (ctypes.c_uint32 * 6)(*low, *high)))
 
 
-def _signal_set(signals: set[int]) -> ctypes.Array[ctypes.c_uint64]:
-    mask = (ctypes.c_uint64 * 16)()
-    for number in signals:
-        mask[0] |= 1 << (number - 1)
-    return mask
+def _signal_set(signals: Iterable[int]) -> ctypes.Array[ctypes.c_uint64]:
+    return (ctypes.c_uint64 * 16)(sum(1 << (number - 1) for number in set(signals)))
 
 
-def unblock_signals() -> None:
-    """Block no signal any more.
+def set_blocked(signals: Iterable[int]) -> None:
+    """Block these signals, and no others.
 
-    The signal module would look up a name for each one that was blocked: a millisecond, mostly
-    for exceptions, since half of them have none.
+    The signal module would look up a name for each one that is or was blocked: up to a
+    millisecond, mostly for exceptions, since half of them have none.
     """
-    mask = _signal_set(set())
+    mask = _signal_set(signals)
     _checked(-_libc.pthread_sigmask(_SIG_SETMASK, mask, None))
 
 
