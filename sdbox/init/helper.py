@@ -32,7 +32,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from sdbox.init import birth, cleanup, private, signals, syscalls, wire
+from sdbox.init import birth, private, signals, syscalls, wire
 from sdbox.init.child import Child, give_up_door, give_up_limit
 from sdbox.init.descriptors import close_all_but
 from sdbox.init.spare import HELD, Spare
@@ -318,6 +318,8 @@ class Helper:
 
     def _clear(self, child: Child, deadline: float) -> None:
         """Leave nothing of a box that was killed."""
+        from sdbox.init import cleanup
+
         self._see_ended(child, deadline)
         if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
             private.remove(child.directories.values())
@@ -352,8 +354,16 @@ def _told(directories: dict[str, Private]) -> list[str | int]:
 
 
 def _kill(child: Child, deadline: float) -> None:
+    from sdbox.init import cleanup
+
     if child.cgroup >= 0:
         cleanup.kill(child.cgroup, deadline)
+
+
+def _import_the_rest() -> None:
+    """Import what the next inits will share with this process, and what it takes to end them."""
+    import sdbox.init.cleanup
+    import sdbox.init.main  # noqa: F401
 
 
 def main(
@@ -376,6 +386,7 @@ def main(
     helper = Helper(socket.socket(fileno=control), supervisor, spares=spares)
     if first is not None:
         first(helper)
+    _import_the_rest()
     try:
         nothing = os.open("/dev/null", os.O_RDWR)
     except OSError:

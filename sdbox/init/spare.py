@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from sdbox.init import wire
 from sdbox.init.descriptors import close_all_but
-from sdbox.init.main import Init
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +67,9 @@ def become_init(
 ) -> NoReturn:
     """Be the init of a box, with the descriptors that came with its launch."""
     try:
+        # Not by a helper that is in a hurry to fork this.
+        from sdbox.init.main import Init
+
         report, *streams = fds[:HELD]
         for number, stream in enumerate(streams):
             os.dup2(stream, number)

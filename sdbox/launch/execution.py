@@ -114,7 +114,8 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
         report.release(cgroup.fd)
     else:
         report.release(cgroup.fd)
-        # While init is at work.
+        # While init is at work, which it would not be if it had to wait for this very CPU.
+        os.sched_yield()
         _tell_start(connection.journal, launch.plan)
     remember(cgroup.fd, launch.plan)
     # A program on a file system that does not answer is one that execve(2) waits for.

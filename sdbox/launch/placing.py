@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from sdbox.plan import Plan
     from sdbox.systemd.endpoint import Endpoint
 
+# What it takes for a call to be sent, and to be with systemd: it works on it for much longer.
+_SENDING_SECONDS = 0.001
+
 UPDATE = "Update systemd: its issue 36781 is mended in 256.13, 257.5 and 258"
 
 
@@ -79,8 +82,8 @@ async def start(connection: Connection, plan: Plan, request: Coroutine[Any, Any,
 
 async def _use_the_wait(plan: Plan) -> None:
     """Import what is needed next, while systemd is at work."""
-    # A turn for the call to be sent.
-    await loop.turn()
+    # The call goes through processes that may be waiting for this very CPU.
+    await loop.sleep(_SENDING_SECONDS)
     import sdbox.job
 
     if plan.watched:
