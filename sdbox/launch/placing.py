@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from sdbox import loop
@@ -82,9 +83,10 @@ async def start(connection: Connection, plan: Plan, request: Coroutine[Any, Any,
 
 async def _use_the_wait(plan: Plan) -> None:
     """Import what is needed next, while systemd is at work."""
-    # The call goes through processes that may be waiting for this very CPU.
-    await loop.sleep(_SENDING_SECONDS)
-    import sdbox.job
+    if "sdbox.job" not in sys.modules:
+        # The call goes through processes that may be waiting for this very CPU.
+        await loop.sleep(_SENDING_SECONDS)
+        import sdbox.job
 
     if plan.watched:
         import sdbox.watch.limits  # noqa: F401
