@@ -24,21 +24,27 @@ def own_memory(pids: Collection[int]) -> dict[int, int]:
     A child that has all its memory together with its parent, as after vfork(2), is left out.
     """
     # First, since who borrows may have called execve(2) by when he is measured, but not vice versa.
-    lenders = [pid for pid in pids if not _borrows(pid, pids)] if len(pids) > 1 else pids
+    borrowers = _borrowers(set(pids)) if len(pids) > 1 else ()
+    lenders = (pid for pid in pids if pid not in borrowers)
     return {pid: size for pid in lenders if (size := _measured(pid)) is not None}
 
 
-def _borrows(pid: int, others: Collection[int]) -> bool:
-    """Whether a process has the very memory of its parent, which is one of the others."""
+def _borrowers(pids: set[int]) -> set[int]:
     proc = family.opened()
     try:
-        fields = family.stat(proc, pid)
+        return {pid for pid in pids if _borrows(proc, pid, pids)}
     finally:
         os.close(proc)
+
+
+def _borrows(proc: int, pid: int, others: set[int]) -> bool:
+    """Whether a process has the very memory of its parent, which is one of the others."""
+    fields = family.stat(proc, pid)
     if not fields or not int(fields[_FLAGS]) & _PF_FORKNOEXEC:
         return False
     parent = int(fields[_PARENT])
-    if parent not in others:
+    if parent not in others or "Z" in (fields[0], *family.stat(proc, parent)[:1]):
+        # Of a process whose first thread has ended the kernel would compare nothing.
         return False
     from sdbox.kernel import kcmp  # here, since few have forked and not called execve(2)
 

@@ -59,6 +59,34 @@ def test_a_process_whose_first_thread_has_ended(monkeypatch: pytest.MonkeyPatch,
         assert 50 << 20 < size < 80 << 20
 
 
+# Two of them, one the other's child.
+BOTH_HEADLESS = """
+import ctypes, os, sys, threading
+def stay():
+    large = bytearray(50 << 20)
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+def leave_it_to(target):
+    threading.Thread(target=target).start()
+    ctypes.CDLL(None).pthread_exit(None)
+def part():
+    stay() if os.fork() else leave_it_to(stay)
+leave_it_to(part)
+"""
+
+
+def test_a_child_whose_first_thread_has_ended_borrows_nothing() -> None:
+    """Nor where that of its parent has, too: then neither has memory to compare."""
+    command = [sys.executable, "-ISc", BOTH_HEADLESS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pids = [int(process.stdout.readline()) for _ in range(2)]
+        wait_until(lambda: all(map(is_zombie, pids)))
+        assert process.pid in pids
+        assert all(size > 50 << 20 for size in memory.own_memory(pids).values())
+        assert len(memory.own_memory(pids)) == 2
+
+
 def is_zombie(pid: int) -> bool:
     """As proc_pid_stat(5) has it, which speaks of the first thread."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
