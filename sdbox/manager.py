@@ -12,6 +12,7 @@ from sdbox.bus import variant
 from sdbox.errors import ConnectionLost, LaunchFailed, ManagerRefused, TimedOut
 from sdbox.record import record
 from sdbox.systemd.calls import (
+    CGROUP_GONE,
     FREEZE_CANCELLED,
     FROZEN_BY_PARENT,
     JOB_FAILED,
@@ -308,7 +309,7 @@ class Manager:
 
     async def _thaw_all(self, unit: str) -> None:
         """Thaw a unit and then, since a slice is stopped with what is in it, those in there."""
-        with _unless(UNIT_INACTIVE, UNIT_BUSY, FREEZE_CANCELLED, NOT_SUPPORTED):
+        with _unless(CGROUP_GONE, FREEZE_CANCELLED, NOT_SUPPORTED, UNIT_BUSY, UNIT_INACTIVE):
             await self._call("ThawUnit", "s", unit)
         if unit.endswith(".slice"):
             for one in await self.unit_property(unit, "Unit", "RequiredBy"):

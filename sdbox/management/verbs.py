@@ -25,7 +25,7 @@ from sdbox.management.memo import recall, rewrite
 from sdbox.plan.slices import UNITS_OWN
 from sdbox.record import record, replaced, values_of
 from sdbox.systemd import readback
-from sdbox.systemd.calls import NO_SUCH_UNIT, UNIT_BUSY, UNIT_INACTIVE
+from sdbox.systemd.calls import CGROUP_GONE, NO_SUCH_UNIT, UNIT_BUSY, UNIT_INACTIVE
 from sdbox.systemd.frozen import refuse_frozen_above
 from sdbox.usage.memory import process_name
 from sdbox.values import INFINITY
@@ -242,7 +242,7 @@ def _known(target: Target, error: ManagerRefused) -> SdboxError:
     """Return what to raise: that a unit is not there is that there is no such job."""
     if error.name == NO_SUCH_UNIT:
         return no_such_job(target.unit)
-    if error.name == UNIT_INACTIVE:
+    if error.name in (CGROUP_GONE, UNIT_INACTIVE):
         return NoSuchJob(f"{target.unit}: it is ending", hint="`sdbox kill` ends it at once")
     return error
 

@@ -34,6 +34,8 @@ UNIT_BUSY = f"{SYSTEMD}.UnitBusy"
 # What a freeze or a thaw that was under way is answered when another takes its place.
 FREEZE_CANCELLED = f"{SYSTEMD}.FreezeCancelled"
 FROZEN_BY_PARENT = f"{SYSTEMD}.FrozenByParent"
+# What a freeze or a thaw is answered of which systemd still believes that it has a cgroup.
+CGROUP_GONE = "System.Error.ENODATA"
 NO_UNIT_FOR_PID = f"{SYSTEMD}.NoUnitForPID"
 NO_SUCH_PROCESS = f"{SYSTEMD}.NoSuchProcess"
 _ALREADY_SUBSCRIBED = f"{SYSTEMD}.AlreadySubscribed"
@@ -49,6 +51,7 @@ _HINTS = {
     UNIT_INACTIVE: "It has ended, or is about to",
     UNIT_BUSY: "It is being frozen or thawed; try again when that is done",
     FREEZE_CANCELLED: "It has ended, or somebody else has had it frozen or thawed meanwhile",
+    CGROUP_GONE: "It has ended, or is about to",
     FROZEN_BY_PARENT: "A slice above it is frozen: thaw that one",
     f"{_ERROR}.PropertyReadOnly": (
         "systemd {version} does not take that property for a scope; a newer one may"

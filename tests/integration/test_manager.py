@@ -231,6 +231,19 @@ async def test_stop_while_somebody_else_freezes_or_thaws(
     await manager.wait_removed(unit)
 
 
+async def test_stop_of_a_slice_with_a_unit_whose_cgroup_is_gone(
+    manager: Manager, site: Site, spawn: Spawn
+) -> None:
+    """As that of a unit that is about to end, which is as good as thawed."""
+    own = new_unit().removesuffix(".scope").replace("-", "x").replace("sdboxx", "sdbox-")
+    unit = await started(manager, spawn(), Slice=("s", f"{own}-inner.slice"))
+    await manager.destroy(unit)
+    cgroup = await manager.unit_property(f"{own}-inner.slice", "Slice", "ControlGroup")
+    os.rmdir(site.cgroup_root + cgroup)
+    await manager.stop(f"{own}.slice")
+    assert not await manager.exists(f"{own}-inner.slice")
+
+
 async def test_two_stops_at_once(manager: Manager, spawn: Spawn) -> None:
     unit = await started(manager, spawn())
     await asyncio.gather(manager.stop(unit), manager.stop(unit), manager.destroy(unit))
