@@ -107,17 +107,12 @@ async def _release(connection: Connection, launch: Launch, report: Report, place
         settle(launch.plan.job, launch.plan.cpus, cgroup)
     if connection.endpoint.kind != "none":
         connection.helper.placed(launch.key, cgroup.fd, placed.unknown)
-    if launch.to_journal:
-        # Or the journal might read the job's own first lines before.
-        _tell_start(connection.journal, launch.plan)
-        await connection.journal.received()
-        report.release(cgroup.fd)
-    else:
-        report.release(cgroup.fd)
-        # While init is at work, which it would not be if it had to wait for this very CPU.
-        os.sched_yield()
-        _tell_start(connection.journal, launch.plan)
+    # Before there is a payload that others find, and that has lines of its own in the journal.
     remember(cgroup.fd, launch.plan)
+    _tell_start(connection.journal, launch.plan)
+    if launch.to_journal:
+        await connection.journal.received()
+    report.release(cgroup.fd)
     # A program on a file system that does not answer is one that execve(2) waits for.
     async with loop.within(_CALL_SECONDS, f"starting the payload of {launch.plan.unit}"):
         payload = await report.started
