@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What these bring is the job's user's, who may have links in there.
 _USERS = ("MountUnderScratch", "ScratchDirectory")
+# These come over what is there, or not at all.
+_ONLY_OVER = ("Cover", "PrivateNetwork")
 
 
 def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> None:
@@ -30,7 +32,7 @@ def attach_all(root: int, trees: Sequence[tuple[Mount, int]]) -> None:
         with step("mount", destination):
             above = max((place for place in confined if _is_below(destination, place)), key=len)
             below = destination[len(above.rstrip("/")) :] or "."
-            _attach(confined[above], tree, below, only_over=kind == "Cover")
+            _attach(confined[above], tree, below, only_over=kind in _ONLY_OVER)
         # Another mount in the same place has come over it.
         confined.pop(destination, None)
         if kind in _USERS:

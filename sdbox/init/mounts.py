@@ -88,6 +88,9 @@ def _open_all(
     trees = []
     for mount in mounts:
         kind, destination, arguments = mount
+        if kind == "PrivateNetwork":
+            trees += _sysfs()
+            continue
         if kind == "PrivateTmp":
             arguments = {"directory": private_directories[destination]}
         with step(kind):
@@ -144,6 +147,13 @@ def _below_scratch(scratch: int, **arguments: Any) -> int:
     from sdbox.init.scratch import below
 
     return below(scratch, **arguments)
+
+
+def _sysfs() -> list[tuple[Mount, int]]:
+    from sdbox.init import sysfs
+
+    with step("PrivateNetwork"):
+        return sysfs.trees()
 
 
 def _image(**arguments: Any) -> int | None:

@@ -156,10 +156,14 @@ def _entered(directives: Mapping[str, Any]) -> int:
     return flags | sum(flag for name, flag in _NAMESPACES.items() if not directives.get(name))
 
 
+# These are not there for the box to write to.
+_NOT_BY_REQUEST = ("Cover", "PrivateNetwork")
+
+
 def _writable(mounts: Iterable[Mount]) -> Iterator[str]:
     """Where the box's own mounts are that it may write to."""
     for kind, destination, arguments in mounts:
-        if kind != "Cover" and not arguments.get("read_only"):
+        if kind not in _NOT_BY_REQUEST and not arguments.get("read_only"):
             yield destination
 
 
@@ -170,7 +174,10 @@ def _mounts(directives: Mapping[str, Any], *, own_proc: bool, host_proc: bool) -
         # Only who has a PID namespace may mount its /proc.
         yield _tree("/proc") if host_proc and visible == "default" else _proc(visible)
         yield from _api_file_systems(private_network=bool(directives.get("PrivateNetwork")))
-    elif own_proc or directives.get("PrivatePIDs") or visible != "default":
+        return
+    if directives.get("PrivateNetwork"):
+        yield "PrivateNetwork", "/sys", {}
+    if own_proc or directives.get("PrivatePIDs") or visible != "default":
         yield _proc(visible)
 
 

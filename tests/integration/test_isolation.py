@@ -407,6 +407,25 @@ def test_only_lo_and_it_is_up(sdbox: Sdbox) -> None:
     assert (done.out, done.err) == ("lo\nup\n", "")
 
 
+def mounts_in_sys(text: str) -> dict[str, bool]:
+    """What is mounted at and below /sys, by proc_pid_mountinfo(5), and whether it is read-only."""
+    mounts = (line.split()[4:6] for line in text.splitlines())
+    return {
+        place: "ro" in options.split(",")
+        for place, options in mounts
+        if f"{place}/".startswith("/sys/")
+    }
+
+
+def test_sys_shows_the_boxes_own_network(sdbox: Sdbox) -> None:
+    """And else what it has shown: with all that is mounted there, and no more to be written to."""
+    script = "ls /sys/class/net; cat /proc/self/mountinfo"
+    done = sdbox.sh(script, "--network=none")
+    device, _, mounts = done.out.partition("\n")
+    assert (done.status, device) == (0, "lo")
+    assert mounts_in_sys(mounts) == mounts_in_sys(Path("/proc/self/mountinfo").read_text())
+
+
 def test_the_network_is_the_machines_otherwise(sdbox: Sdbox) -> None:
     devices = sdbox.run("--network=host", "--", "cat", "/proc/net/dev").out
     ours = Path("/proc/net/dev").read_text()

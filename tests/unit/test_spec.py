@@ -134,7 +134,7 @@ def test_the_environment_in_order_of_precedence() -> None:
 
 NAMESPACES: list[tuple[dict[str, object], int]] = [
     ({"CPUAffinity": 0}, 0),
-    ({"PrivateNetwork": True}, syscalls.CLONE_NEWNET),
+    ({"PrivateNetwork": True}, syscalls.CLONE_NEWNET | syscalls.CLONE_NEWNS),
     ({"PrivateIPC": True}, syscalls.CLONE_NEWIPC),
     ({"PrivateTmp": True}, syscalls.CLONE_NEWNS),
     ({"BindPaths": "/a:/b"}, syscalls.CLONE_NEWNS),
@@ -179,6 +179,14 @@ def test_a_root_without_the_network_does_not_show_its_devices() -> None:
     mounts = spec(Box(RootDirectory="/srv", PrivateNetwork=True))["mounts"]
     sys = [mount for mount in mounts if mount[1] == "/sys"]
     assert sys == [("MountAPIVFS", "/sys", {"kind": "sysfs", "options": {}})]
+    assert spec(Box(PrivateNetwork=True))["mounts"] == [("PrivateNetwork", "/sys", {})]
+
+
+def test_a_sys_that_shows_the_network_is_not_one_to_write_to() -> None:
+    """It is there all the same, and what else is said of /sys holds."""
+    box = {"ProtectSystem": "strict", "ProtectKernelTunables": True}
+    plain, private = (spec(Box(**box, PrivateNetwork=own)) for own in (False, True))
+    assert private["protections"] == plain["protections"]
 
 
 def test_a_private_tmp_on_disk() -> None:
@@ -390,8 +398,8 @@ def test_a_service_goes_to_the_callers_namespaces() -> None:
 @pytest.mark.parametrize(
     ("box", "flag", "made"),
     [
-        # systemd has made it, and init is in it.
-        (Box(PrivateNetwork=True), syscalls.CLONE_NEWNET, 0),
+        # systemd has made it, and init is in it: for a /sys that shows it.
+        (Box(PrivateNetwork=True), syscalls.CLONE_NEWNET, syscalls.CLONE_NEWNS),
         (Box(PrivateIPC=True), syscalls.CLONE_NEWIPC, syscalls.CLONE_NEWIPC),
     ],
     ids=repr,
