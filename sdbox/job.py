@@ -282,10 +282,13 @@ class Job:
             await self._destroy()
 
     async def _destroy(self) -> None:
+        from sdbox.management import killing  # here, since most jobs leave nothing
+
         # The figures go with the unit.
         self._meter.read()
+        whole = self.plan.whole
         try:
-            await self._manager.destroy(self.plan.whole, timeout=_END_SECONDS)
+            await killing.destroy(self._manager, whole, self._cgroup, timeout=_END_SECONDS)
         except (ManagerUnavailable, TimedOut):
             # Then without systemd, which forgets the unit when it comes round.
             await self._cgroup.end(_KILL_SECONDS)

@@ -321,7 +321,7 @@ class Helper:
         from sdbox.init import cleanup
 
         self._see_ended(child, deadline)
-        if child.cgroup < 0 or cleanup.wait_empty(child.cgroup, deadline):
+        if child.cgroup < 0 or cleanup.empty(child.cgroup, deadline):
             private.remove(child.directories.values())
             child.let_go()
 

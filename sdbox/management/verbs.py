@@ -17,7 +17,7 @@ from sdbox.errors import (
 )
 from sdbox.host.facts import host_at
 from sdbox.journal import events
-from sdbox.management import groups
+from sdbox.management import groups, killing
 from sdbox.management.change import make_change
 from sdbox.management.ending import report_of
 from sdbox.management.groups import job_of
@@ -145,9 +145,19 @@ async def kill(target: Target, *, timeout: float = KILL_SECONDS) -> None:
     """Freeze a job, SIGKILL all of it, and return when it is gone: nothing gets away."""
     target.tell(events.killed)
     try:
-        await target.manager.destroy(target.whole, timeout=timeout)
+        await _destroy(target, timeout)
     except TimedOut:
         raise _stuck(target, f"not dead after {timeout:g} s") from None
+
+
+async def _destroy(target: Target, timeout: float) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            group = stack.enter_context(_opened(target))
+        except SdboxError:
+            await target.manager.destroy(target.whole, timeout=timeout)
+        else:
+            await killing.destroy(target.manager, target.whole, group, timeout=timeout)
 
 
 async def stop(target: Target) -> None:

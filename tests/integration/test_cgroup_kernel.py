@@ -179,7 +179,7 @@ async def test_wait_in_a_loop(cgroup: Cgroup, start: Start) -> None:
     [
         lambda cgroup, end: asyncio.run(cgroup.wait_empty_async(end - time.monotonic())),
         lambda cgroup, end: cgroup.wait_empty(end - time.monotonic()),
-        lambda cgroup, end: cleanup.wait_empty(cgroup.fd, end),
+        lambda cgroup, end: cleanup.empty(cgroup.fd, end),
     ],
     ids=["the supervisor", "who stops the embedded manager", "the helper"],
 )

@@ -138,6 +138,43 @@ async def test_a_killed_supervisor_of_a_frozen_box(sdbox: Sdbox, job_manager: Ma
     await kill_and_see_it_gone(sdbox, job_manager, [job], lambda job: job.process.kill())
 
 
+HEADLESS = """
+import ctypes, signal, threading, time
+def stay():
+    while open('/proc/self/stat').read().rpartition(')')[2].split()[0] != 'Z':
+        time.sleep(0.01)
+    print('up', flush=True)
+    signal.pause()
+threading.Thread(target=stay).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+KILLERS: dict[str, Callable[[Sdbox, Running], object]] = {
+    "its supervisor's end": lambda _, job: job.process.kill(),
+    "sdbox kill": lambda sdbox, job: sdbox.call("kill", job.id),
+    "systemctl kill": lambda sdbox, job: sdbox.inside(
+        "systemctl", "kill", "--signal=KILL", job.unit
+    ),
+}
+
+
+@pytest.mark.parametrize("killer", KILLERS)
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_who_has_lost_his_first_thread_is_killed_too(
+    sdbox: Sdbox, job_manager: Manager, killer: str, frozen: bool
+) -> None:
+    """Although cgroup.kill leaves him out."""
+    job = sdbox.start("--", sys.executable, "-ISc", HEADLESS)
+    assert job.line() == "up"
+    remains = Remains(sdbox, job)
+    if frozen:
+        await job_manager.freeze(job.unit)
+    KILLERS[killer](sdbox, job)
+    remains.wait(time.monotonic() + END_SECONDS)
+    await job_manager.wait_removed(job.unit, timeout=END_SECONDS)
+    remains.check()
+    assert job.end().status == -signal.SIGKILL
+
+
 async def test_a_killed_supervisor_of_a_forker(sdbox: Sdbox, job_manager: Manager) -> None:
     """A tree that grows while it is killed."""
     script = "echo up; f() { while :; do (sleep 600 & sleep 0.01); done; }; f & f & f & wait"
