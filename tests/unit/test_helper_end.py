@@ -25,13 +25,13 @@ def test_a_box_that_can_not_be_ended_does_not_keep_the_others(
         if cgroup == 1:
             raise OSError("no")
 
-    def wait_empty(cgroup: int, _: float) -> bool:
+    def empty(cgroup: int, _: float) -> bool:
         if cgroup == 2:
             raise OSError("nor this")
         return True
 
     monkeypatch.setattr(cleanup, "kill", kill)
-    monkeypatch.setattr(cleanup, "wait_empty", wait_empty)
+    monkeypatch.setattr(cleanup, "empty", empty)
     helper = Helper.__new__(Helper)
     helper.spare = None
     helper.children = {b"%d" % number: child(number) for number in (1, 2, 3)}
