@@ -17,7 +17,7 @@ from collections.abc import Container, Iterator, Sequence
 # proc_pid_stat(5): stopped, by a signal or a tracer; or dead, and not reaped or about to be.
 _AT_REST = frozenset("TtZX")
 # The field, from the one after the name on, that tells of how many threads there are.
-_THREADS = 17
+THREADS = 17
 _PAUSE_SECONDS = 0.01
 
 
@@ -72,7 +72,7 @@ def _fields(stat: str) -> list[str]:
 def is_dead(fields: Sequence[str]) -> bool:
     """Whether, by what stat() gave of it, a process has ended: all its threads, that is."""
     # That of a process is the state of its first thread, which may end before the others.
-    return fields[:1] in ([], ["X"]) or (fields[0] == "Z" and int(fields[_THREADS]) < 2)
+    return fields[:1] in ([], ["X"]) or (fields[0] == "Z" and int(fields[THREADS]) < 2)
 
 
 def _read(directory: int, name: str) -> str:

@@ -363,7 +363,8 @@ def _kill(child: Child, deadline: float) -> None:
 def _import_the_rest() -> None:
     """Import what the next inits will share with this process, and what it takes to end them."""
     import sdbox.init.cleanup
-    import sdbox.init.main  # noqa: F401
+    import sdbox.init.main
+    import sdbox.init.sysfs  # noqa: F401
 
 
 def main(

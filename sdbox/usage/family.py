@@ -32,7 +32,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 # proc_pid_stat(5), from the field after the name on: utime and cutime, stime and cstime, of which
 # the second is that of children that were waited for.
 _TIMES = ((11, 13), (12, 14))
-_THREADS, _STARTED = 17, 19
+_STARTED = 19
 # How often to look again when somebody has gone meanwhile: with many that come and go, somebody
 # always has.
 _LOOKS = 4
@@ -95,7 +95,7 @@ class Family(Cgroup):
     def tasks(self) -> int:
         """How many threads there are."""
         stats = (family.stat(self._proc, pid) for pid in self.processes())
-        return sum(int(fields[_THREADS]) for fields in stats if fields)
+        return sum(int(fields[family.THREADS]) for fields in stats if fields)
 
     def cpu_seconds(self) -> float | None:
         """CPU time of all, and of those that have ended."""
